@@ -178,10 +178,11 @@ class Record:
 class Scorer(Protocol):
     """Anything that turns clips and prompts into report cards.
 
-    `videos` takes whatever `qsave_reward.video.read_clip` takes (a path, bytes, frames, a `Clip`). The result has
-    one entry for each input, in the input order. With `on_error="raise"` the first failure is raised; with
-    `"return"` a failed item is a `QSaveError` in its own place. Modes: `"direct"` reads the scores off the fixed
-    score line; `"reasoned"` lets the model write its reasons first and reads the scores along its own answer.
+    `videos` takes whatever `qsave_reward.video.read_clip` takes (a path, bytes, frames, a `Clip`). The
+    result has one entry for each input, in the input order. With `on_error="raise"` the first failure is
+    raised; with `"return"` a failed item is a `QSaveError` in its own place. Modes: `"direct"` reads the
+    scores off the fixed score line; `"reasoned"` lets the model write its reasons first and reads the
+    scores along its own answer.
     """
 
     def score_batch(

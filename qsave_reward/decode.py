@@ -1,0 +1,265 @@
+"""Decoders: run inside the worker process only. PyAV for video and GIF, Pillow for other images, decord on
+request.
+
+The PyAV way has two passes. The first reads the packets without decoding: the time stamps of all packets that
+are to be shown are the true time line, also for cut, B-frame and variable-rate clips. The second decodes from
+the start, checks every frame against that list, and hands over the kept ones. Where the two disagree (damaged
+or missing frames, no time stamps, or times of decoding), the output of the decoder itself is listed in a
+further pass, and that list takes the place of the first one.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import islice
+from typing import Any, BinaryIO
+
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
+from av.video.stream import VideoStream
+
+from qsave_reward.decode_image import decode_image, delays_of_gif
+from qsave_reward.decode_libav import (
+    THREADS,
+    damaged,
+    looks_encrypted,
+    open_container,
+    sound_frames,
+    video_streams,
+)
+from qsave_reward.decode_open import IMAGES, open_file, sniff
+from qsave_reward.decode_output import Delivery, Emit, Job
+from qsave_reward.decode_pixels import note_traits, to_rgb
+from qsave_reward.errors import VideoError
+from qsave_reward.timeline import Timeline, delay_timeline, stamp_timeline
+
+_DECORD_BLOCK = 64 << 20  # bytes of RGB taken from decord at a time
+
+
+class _Disagreement(Exception):
+    """The decoder's output is not what the list of packets promised."""
+
+
+@dataclass(frozen=True)
+class _Track:
+    """The video track of a file, as its packets describe it.
+
+    Attributes:
+        stamps: presentation times of the packets that are to be shown, in ticks, in the order of the file.
+        promised: frames the file claims to hold, at least `len(stamps)`.
+        last: seconds of the last packet, `None` when unknown.
+        delays: seconds of each frame of a GIF, else empty.
+    """
+
+    file: BinaryIO
+    demuxer: str
+    index: int
+    time_base: Fraction
+    stamps: list[int | None]
+    promised: int
+    last: float | None
+    delays: list[float]
+    notes: tuple[str, ...]
+
+
+def decode(source: str | bytearray, header: dict[str, Any], emit: Emit) -> dict[str, Any]:
+    """Decode one file.
+
+    Args:
+        source: path, or the bytes of a file.
+        header: the request, see `decode_worker`.
+        emit: receives each kept frame.
+
+    Returns:
+        `times`, `duration`, `warnings`.
+
+    Raises:
+        VideoError: see `video.read_clip`.
+    """
+    job = Job.from_header(header, emit)
+    limit = job.limits.max_bytes
+    with io.BytesIO(source) if isinstance(source, bytearray) else open_file(source, max_bytes=limit) as file:
+        kind = sniff(file.read(400))
+        file.seek(0)
+        if kind in IMAGES:
+            return decode_image(file, kind, job)
+        track = _scan(file, kind, job)
+        if job.decoder == "decord":
+            return _read_with_decord(track, job)
+        if None not in track.stamps:
+            try:
+                return _read(track, job, _in_order(track))
+            except _Disagreement:
+                pass
+        return _read_as_decoded(track, job)
+
+
+def _scan(file: BinaryIO, demuxer: str, job: Job) -> _Track:
+    """First pass: choose the video track and list its packets."""
+    notes: list[str] = []
+    with open_container(file, demuxer, max_pixels=job.limits.max_pixels) as container:
+        candidates = video_streams(container)
+        stamps: dict[int, list[int | None]] = {stream.index: [] for stream in candidates}
+        hidden = dict.fromkeys(stamps, 0)
+        last: dict[int, float] = {}
+        try:
+            for packet in container.demux(candidates):
+                if packet.size == 0:
+                    continue
+                if packet.is_discard:  # a cut clip's lead-in, decoded and not shown
+                    hidden[packet.stream_index] += 1
+                    continue
+                stamps[packet.stream_index].append(packet.pts)
+                last[packet.stream_index] = float((packet.duration or 0) * packet.time_base)
+                job.check_count(len(stamps[packet.stream_index]))
+        except FFmpegError as e:
+            notes.append(f"the file breaks off: {damaged(e)}")
+        best = container.streams.best("video")
+        if not isinstance(best, VideoStream) or not stamps.get(best.index):
+            best = max(candidates, key=lambda stream: len(stamps[stream.index]))
+        count = len(stamps[best.index])
+        if best.codec_context.codec_tag == "encv":
+            raise VideoError("the video is encrypted; pass a decrypted copy", code="encrypted")
+        if count == 0:
+            raise VideoError("the video track holds no frames", code="no_frames")
+        if best.width and best.height:
+            job.check_size(best.width, best.height)
+        if (tracks := sum(map(bool, stamps.values()))) > 1:
+            notes.append(f"{tracks} video tracks; the main one was read")
+        # MP4 has an index of all its frames, less what an edit list cuts away and what fragments add.
+        promised = len(best.index_entries) - hidden[best.index] if demuxer == "mov" else 0
+        return _Track(
+            file=file,
+            demuxer=demuxer,
+            index=best.index,
+            time_base=best.time_base or Fraction(1),
+            stamps=stamps[best.index],
+            promised=max(count, promised),
+            last=last[best.index] or None,
+            delays=_delays(file, job) if demuxer == "gif" else [],
+            notes=tuple(notes),
+        )
+
+
+def _read(track: _Track, job: Job, stamps: list[int | None]) -> dict[str, Any]:
+    """Decode from the start and hand over the kept frames.
+
+    Args:
+        stamps: time stamps of the frames in the order in which the decoder must put them out.
+
+    Raises:
+        _Disagreement: it does not.
+        VideoError: what `Delivery` refuses; `corrupt`.
+    """
+    delivery = _delivery(track, job, stamps)
+    scaler = VideoReformatter()
+    with _reopen(track, job) as container:
+        stream = _stream(container, track)
+        note_traits(stream, delivery.note)
+        frames = sound_frames(container, stream, [], max_pixels=job.limits.max_pixels)
+        for position, frame in enumerate(frames):
+            if position >= len(stamps) or frame.pts != stamps[position]:
+                raise _Disagreement
+            if delivery.wants(position):
+                job.check_size(frame.width, frame.height)
+                delivery.give(to_rgb(frame, scaler, delivery.note))
+                if delivery.done:
+                    return delivery.report()
+    raise _Disagreement
+
+
+def _read_as_decoded(track: _Track, job: Job) -> dict[str, Any]:
+    """List what the decoder puts out, then read by that list."""
+    troubles: list[str] = []
+    with _reopen(track, job) as container:
+        frames = sound_frames(
+            container, _stream(container, track), troubles, max_pixels=job.limits.max_pixels
+        )
+        stamps = [frame.pts for frame in islice(frames, job.limits.max_source_frames + 1)]
+    if not troubles:  # some packets show nothing, such as VP8's hidden reference frames
+        track = replace(track, promised=track.promised - len(track.stamps) + len(stamps))
+    if not stamps and looks_encrypted(track.file):
+        raise VideoError("the video is encrypted; pass a decrypted copy", code="encrypted")
+    try:
+        return _read(track, job, stamps)
+    except _Disagreement as e:
+        raise VideoError("the file is damaged: it decodes differently each time", code="corrupt") from e
+
+
+def _read_with_decord(track: _Track, job: Job) -> dict[str, Any]:
+    """Read every frame in order with decord (its seeking is what goes wrong) and compare the count."""
+    import decord
+
+    stamps = _in_order(track) if None not in track.stamps else track.stamps
+    delivery = _delivery(track, job, stamps)
+    track.file.seek(0)
+    try:
+        reader = decord.VideoReader(track.file, num_threads=THREADS)
+        if len(reader) != len(stamps):
+            raise VideoError(
+                f"decord finds {len(reader)} frames where the file holds {len(stamps)}; use decoder='pyav'",
+                code="corrupt",
+            )
+        block = 1
+        position = 0
+        while not delivery.done:
+            batch = reader.get_batch(range(position, min(position + block, len(stamps)))).asnumpy()
+            for offset, picture in enumerate(batch):
+                if delivery.wants(position + offset):
+                    job.check_size(picture.shape[1], picture.shape[0])
+                    delivery.give(picture)
+            position += len(batch)
+            block = max(1, min(32, _DECORD_BLOCK // batch[0].nbytes))
+    except decord.DECORDError as e:
+        raise VideoError(
+            f"decord cannot read the file: {str(e).strip().splitlines()[-1]}", code="corrupt"
+        ) from e
+    return delivery.report()
+
+
+def _delivery(track: _Track, job: Job, stamps: list[int | None]) -> Delivery:
+    """Refuse a file of which less than half can be read; otherwise prepare to deliver what can."""
+    count = len(stamps)
+    if count == 0 or 2 * count < track.promised:
+        raise VideoError(
+            f"the file is damaged: only the first {count} of {track.promised} frames can be read"
+            if count
+            else "no frame can be decoded: the file is damaged or encrypted",
+            code="corrupt",
+        )
+
+    def clock() -> Timeline:
+        if len(track.delays) >= count:
+            return delay_timeline(track.delays[:count])
+        return stamp_timeline(stamps, track.time_base, packets=track.stamps, last=track.last)
+
+    delivery = Delivery(job, count, clock)
+    for note in track.notes:
+        delivery.note(note)
+    if count < track.promised:
+        delivery.note(
+            f"the file is damaged: only {count} of {track.promised} frames can be read; the rest is missing"
+        )
+    return delivery
+
+
+def _reopen(track: _Track, job: Job) -> InputContainer:
+    return open_container(track.file, track.demuxer, max_pixels=job.limits.max_pixels)
+
+
+def _stream(container: InputContainer, track: _Track) -> VideoStream:
+    stream = container.streams[track.index]
+    assert isinstance(stream, VideoStream)
+    return stream
+
+
+def _in_order(track: _Track) -> list[int | None]:
+    return sorted(track.stamps, key=lambda stamp: stamp or 0)
+
+
+def _delays(file: BinaryIO, job: Job) -> list[float]:
+    file.seek(0)
+    return delays_of_gif(file.read(job.limits.max_bytes))

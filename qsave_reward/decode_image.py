@@ -1,0 +1,65 @@
+"""Still and animated images: Pillow for WebP, PNG and JPEG; and the delays of a GIF, which libav does not
+tell."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, BinaryIO
+
+from PIL import Image
+
+from qsave_reward.decode_output import Delivery, Job
+from qsave_reward.errors import VideoError
+from qsave_reward.frames import image_to_rgb
+from qsave_reward.timeline import delay_timeline
+
+
+def decode_image(file: BinaryIO, format_name: str, job: Job) -> dict[str, Any]:
+    """Decode `"WEBP"`, `"PNG"` or `"JPEG"`; returns the report of `Delivery`."""
+    try:
+        with Image.open(file, formats=[format_name]) as image:
+            job.check_size(*image.size)
+            count = int(getattr(image, "n_frames", 1))
+            job.check_count(count)
+            delays = []
+            for position in range(count):
+                image.seek(position)
+                image.load()  # WebP states a delay only then
+                delays.append(float(image.info.get("duration", 0)) / 1000.0)
+            delivery = Delivery(job, count, lambda: delay_timeline(delays))
+            for position in delivery.wanted:
+                image.seek(position)
+                delivery.give(image_to_rgb(image))
+            return delivery.report()
+    except Image.DecompressionBombError as e:
+        raise VideoError(f"{e}; scale the image down", code="too_large") from e
+    except (OSError, SyntaxError, ValueError, EOFError) as e:  # what Pillow's readers raise on damaged files
+        raise VideoError(f"the image is damaged: {e}", code="corrupt") from e
+
+
+def delays_of_gif(data: bytes) -> list[float]:
+    """Seconds each image of a GIF is shown, as written in the file; 0.0 where nothing is written.
+
+    libav puts 0.1 s in place of a missing delay, so that a file without times looks like one at 10 fps.
+    """
+    delays: list[float] = []
+    delay = 0.0
+    position = 13 + _table_bytes(data[10])
+    with contextlib.suppress(IndexError):  # a cut file ends wherever it ends
+        while data[position] in b"\x21\x2c":
+            if data[position] == 0x2C:
+                delays.append(delay)
+                delay = 0.0
+                position += 11 + _table_bytes(data[position + 9])
+            else:
+                if data[position + 1] == 0xF9:
+                    delay = int.from_bytes(data[position + 4 : position + 6], "little") / 100.0
+                position += 2
+            while data[position]:  # sub-blocks
+                position += 1 + data[position]
+            position += 1
+    return delays
+
+
+def _table_bytes(flags: int) -> int:
+    return 3 << ((flags & 7) + 1) if flags & 0x80 else 0

@@ -1,0 +1,191 @@
+"""Report cards, tables and progress for people at a terminal.
+
+Text from outside (prompts, file names, answers of a model) is shown as it is, never as markup or control
+codes.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.progress import Progress
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from qsave_reward.errors import QSaveError
+from qsave_reward.scoring import Scored
+from qsave_reward.types import DIMENSIONS, LEVELS, Defect, DimensionScore
+
+COLORS = {"visual_quality": "blue", "dynamic_quality": "yellow", "text_alignment": "cyan"}
+BAR_CELLS = 33
+"""Cells of a score bar; eight between two levels, so that the levels below it line up."""
+
+
+@contextmanager
+def progress_bar(
+    total: int, label: str, *, printing: Console | None = None
+) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error while that is a terminal, gone when done; yields what counts finished items.
+
+    Args:
+        total: number of items; a single one gets no bar.
+        label: what is being done.
+        printing: the console that prints results meanwhile; when it is a terminal it also gets the bar.
+    """
+    console = printing if printing is not None and printing.is_terminal else Console(stderr=True)
+    shown = total > 1 and console.is_terminal
+    bar = Progress(console=console, transient=True, redirect_stdout=False, disable=not shown)
+    with bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def score_card(scored: Scored, *, reasoning: bool) -> RenderableType:
+    """One clip: scores with level and spread, then defects, reasons (if wanted) and warnings."""
+    (file, _, prompt), result, _ = scored
+    title = Table.grid(expand=True)
+    title.add_column(ratio=1, overflow="fold")
+    title.add_column(justify="right", no_wrap=True)
+    if isinstance(result, QSaveError):
+        title.add_row(_plain(file, "bold"), Text("not scored", "bold red"))
+        message = Text.assemble((f"{result.code}: ", "red"), _plain(str(result)))
+        return Group(Rule(style="dim"), title, Padding(message, (0, 0, 1, 2)))
+    overall = Text.assemble("overall ", (f"{result.overall:.2f}", "bold"), f" {_level(result.overall)}")
+    title.add_row(_plain(file, "bold"), overall)
+    parts: list[RenderableType] = [Rule(style="dim"), title, Padding(_plain(prompt, "dim"), (0, 0, 1, 0))]
+    parts.append(Padding(_score_table(result.scores), (0, 0, 0, 2)))
+    if result.defects is not None:
+        parts.append(Padding(_defect_table(result.defects), (1, 0, 0, 2)))
+    if reasoning and result.reasoning:
+        parts.append(Padding(_plain(result.reasoning, "italic"), (1, 0, 0, 2)))
+    if result.warnings:
+        notes = Table.grid(padding=(0, 1))
+        for warning in result.warnings:
+            notes.add_row(Text("!", "bold yellow"), _plain(warning, "yellow"))
+        parts.append(Padding(notes, (1, 0, 0, 2)))
+    return Group(*parts, Text())
+
+
+def bar(score: DimensionScore, cells: int = BAR_CELLS) -> str:
+    """A score on the axis from 1 to 5: solid to one deviation below the mean, then shaded to one above.
+
+    Example:
+        >>> bar(DimensionScore(mean=3.0, std=1.0, probs=(0.2,) * 5), cells=9)
+        '███▓▓▒▒··'
+    """
+
+    def cell(value: float) -> int:
+        return 1 + round((min(max(value, 1.0), 5.0) - 1.0) / 4.0 * (cells - 1))
+
+    low, middle, high = cell(score.mean - score.std), cell(score.mean), cell(score.mean + score.std)
+    return "█" * low + "▓" * (middle - low) + "▒" * (high - middle) + "·" * (cells - high)
+
+
+def _score_table(scores: Mapping[str, DimensionScore]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for _ in range(3):
+        table.add_column(no_wrap=True)
+    for dimension, score in scores.items():
+        value = Text.assemble((f"{score.mean:.2f}", "bold"), f" ± {score.std:.2f} ", _level(score.mean))
+        table.add_row(_name(dimension), Text(bar(score), COLORS[dimension]), value)
+    marks = "".join(str(level).ljust((BAR_CELLS - 1) // 4) for level in range(1, 6)).rstrip()
+    table.add_row("", Text(marks, "dim"), Text(f"1 {LEVELS[0]}, 5 {LEVELS[-1]}", "dim"))
+    return table
+
+
+def _defect_table(defects: tuple[Defect, ...]) -> RenderableType:
+    if not defects:
+        return Text("no defect named", "dim")
+    table = Table.grid(padding=(0, 2))
+    table.add_column(overflow="fold")
+    for _ in range(2):
+        table.add_column(no_wrap=True)
+    for defect in sorted(defects, key=lambda d: (DIMENSIONS.index(d.dimension), d.start or 0.0)):
+        span = "whole clip" if defect.start is None else f"{defect.start:.1f}-{defect.end:.1f} s"
+        table.add_row(
+            _plain(defect.label, f"bold {COLORS[defect.dimension]}"),
+            _name(defect.dimension),
+            f"severity {defect.severity:.2f}, {span}",
+        )
+    return table
+
+
+def evaluation_table(evaluation: Mapping[str, Any]) -> RenderableType:
+    """The results of `Evaluation.to_dict` with chance and ceiling beside them."""
+    results = evaluation["results"]
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("", no_wrap=True)
+    for name in ("SRCC", "95 %", "ceiling", "PLCC", "KRCC", "RMSE", "n"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for dimension in DIMENSIONS:
+        row = results[dimension]
+        table.add_row(
+            _name(dimension),
+            Text(_number(row["srcc"]), "bold"),
+            _interval(row["ci95"]),
+            *(_number(row[name]) for name in ("ceiling", "plcc", "krcc", "rmse")),
+            str(row["n"]),
+        )
+    found = results["attribution"]
+    names = {"precision": "precision", "recall": "recall", "F1": "f1", "span IoU": "span_iou"}
+    numbers = ", ".join(f"{name} {_number(found[key])}" for name, key in names.items())
+    lines = [Text(f"defects: {numbers}")]
+    lines.append(Text(f"         over {found['n']} clips; {found['n_failed']} answers could not be read"))
+    chance = [row["ci95"] for row in evaluation["baselines"]["random"].values() if row["ci95"]]
+    if chance:
+        widest = min(low for low, _ in chance), max(high for _, high in chance)
+        lines.append(Text(f"random scores: SRCC {_interval(widest)}", "dim"))
+    notes = {row["reason"] for row in results.values() if row["reason"]}
+    lines += [_plain(note, "yellow") for note in sorted(notes)]
+    if evaluation["n_failed"]:
+        counts = ", ".join(f"{code} {count}" for code, count in sorted(evaluation["failures"].items()))
+        lines.append(Text(f"{evaluation['n_failed']} of {evaluation['n']} clips failed: {counts}", "red"))
+    title = _plain(f"{evaluation['data']}, {evaluation['mode']} scores, {evaluation['n']} clips", "bold")
+    return Group(title, Text(), table, Text(), *lines)
+
+
+def doctor_view(report: Mapping[str, Any]) -> RenderableType:
+    """The report of `doctor.examine`."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="dim")
+    table.add_column(overflow="fold")
+    table.add_row("python", f"{report['python']} on {report['platform']}")
+    table.add_row("devices", ", ".join(report["devices"]) or "torch does not load")
+    table.add_row("threads", f"{report['threads']} of {report['cpus']} cores")
+    for group in ("packages", "optional"):
+        versions = (f"{name} {found or 'missing'}" for name, found in report[group].items())
+        table.add_row(group, ", ".join(versions))
+    for check in report["checks"]:
+        verdict = Text("ok ", "green") if check["ok"] else Text("FAILED ", "bold red")
+        table.add_row(check["name"], Text.assemble(verdict, _plain(check["detail"])))
+    return table
+
+
+def _name(dimension: str) -> str:
+    return dimension.replace("_", " ")
+
+
+def _level(mean: float) -> str:
+    return LEVELS[min(max(round(mean), 1), len(LEVELS)) - 1]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _interval(pair: tuple[float, float] | None) -> str:
+    return "-" if pair is None else f"{pair[0]:.3f} to {pair[1]:.3f}"
+
+
+def _plain(text: str, style: str = "") -> Text:
+    """Text as it is, with control characters (which could drive the terminal) made visible."""
+    shown = "".join(
+        char if char == "\n" or unicodedata.category(char)[0] != "C" else ascii(char)[1:-1] for char in text
+    )
+    return Text(shown, style)

@@ -1,0 +1,161 @@
+"""Build the untrained `qsave-tiny`: the real Qwen3-VL classes at a small size, with a tokenizer of its own.
+
+    python recipes/reward/make_tiny.py --out outputs/tiny/base
+
+The result is a directory like a downloaded base model; `sft.py` trains it as it would train Qwen3-VL-8B.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+from qsave_reward.prompt import PLACEHOLDER, build_messages, direct_answer, reasoned_answer
+from qsave_reward.types import DIMENSIONS, LEVELS
+from qsave_reward.world import describe, world_plan
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>"]
+SPECIAL += ["<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
+THINK = ["<think>", "</think>"]
+
+# How Qwen2 and Qwen3 cut text before byte-pair merging; digits one by one.
+PRETOKENIZE = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+# The chat form of Qwen3-VL for plain messages with texts and images.
+CHAT_TEMPLATE = (
+    "{%- for message in messages -%}{{ '<|im_start|>' + message.role + '\n' }}"
+    "{%- if message.content is string -%}{{ message.content }}{%- else -%}"
+    "{%- for part in message.content -%}"
+    "{%- if part.type == 'image' -%}<|vision_start|><|image_pad|><|vision_end|>"
+    "{%- else -%}{{ part.text }}{%- endif -%}"
+    "{%- endfor -%}{%- endif -%}{{ '<|im_end|>\n' }}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}"
+)
+
+
+def corpus(n: int) -> Iterator[str]:
+    """Questions and answers of the world's training split, the only text this model will ever write."""
+    for index in range(n):
+        plan = world_plan("train", index)
+        levels = {dimension: 1 + index % len(LEVELS) for dimension in DIMENSIONS}
+        question = build_messages([index % 90 / 10], plan.prompt)[0]["content"]
+        yield "".join(part.get("text", "") for part in question)
+        yield reasoned_answer(plan.defects, describe(plan.shown), levels)
+        yield direct_answer()
+
+
+def make_tokenizer(vocab_size: int, n: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with the special tokens and the chat form of Qwen."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PRETOKENIZE), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(SPECIAL) - len(THINK),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus(n), trainer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    tokenizer.add_tokens([AddedToken(token, special=False) for token in THINK])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        padding_side="left",
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=4096,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_model(
+    tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace
+) -> Qwen3VLForConditionalGeneration:
+    """Qwen3-VL at a small size, randomly initialised."""
+    ids = tokenizer.convert_tokens_to_ids
+    head_dim = args.hidden // args.heads
+    config = Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": args.hidden,
+            "intermediate_size": 3 * args.hidden,
+            "num_hidden_layers": args.layers,
+            "num_attention_heads": args.heads,
+            "num_key_value_heads": args.heads,
+            "head_dim": head_dim,
+            "max_position_embeddings": 4096,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10_000.0,
+                # Thirds of the rotary half for time, height and width.
+                "mrope_section": [head_dim // 2 - 2 * (head_dim // 6), head_dim // 6, head_dim // 6],
+                "mrope_interleaved": True,
+            },
+            "tie_word_embeddings": True,
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        },
+        vision_config={
+            "depth": args.vision_layers,
+            "hidden_size": args.vision_hidden,
+            "intermediate_size": 4 * args.vision_hidden,
+            "num_heads": args.vision_hidden // 32,
+            "patch_size": args.patch_size,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "out_hidden_size": args.hidden,
+            "num_position_embeddings": 256,
+            "deepstack_visual_indexes": [args.vision_layers // 2],
+        },
+        image_token_id=ids("<|image_pad|>"),
+        video_token_id=ids("<|video_pad|>"),
+        vision_start_token_id=ids("<|vision_start|>"),
+        vision_end_token_id=ids("<|vision_end|>"),
+        tie_word_embeddings=True,
+    )
+    return Qwen3VLForConditionalGeneration(config)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--hidden", type=int, default=192)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--heads", type=int, default=3)
+    parser.add_argument("--vision-hidden", type=int, default=128)
+    parser.add_argument("--vision-layers", type=int, default=4)
+    parser.add_argument("--patch-size", type=int, default=8)
+    parser.add_argument("--vocab-size", type=int, default=1024)
+    parser.add_argument(
+        "--corpus", type=int, default=20_000, help="world prompts that the tokenizer is trained on"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    tokenizer = make_tokenizer(args.vocab_size, args.corpus)
+    for word in (*LEVELS, PLACEHOLDER):
+        assert len(tokenizer(f" {word}")["input_ids"]) == 1, f"{word!r} must be one token; enlarge the corpus"
+    model = make_model(tokenizer, args)
+    model.save_pretrained(args.out)
+    tokenizer.save_pretrained(args.out)
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"{args.out}: {parameters / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+"""Fixtures shared by the tests: the bundled model, and untrained models of the same shape."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+WEIGHTS = Path(__file__).parent.parent / "qsave_reward" / "weights" / "tiny"
+SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
+
+torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The bundled model, as a user loads it."""
+    from qsave_reward.model import RewardModel
+
+    return RewardModel.from_pretrained("tiny", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def processor():
+    from qsave_reward.processor import QSaveProcessor
+
+    return QSaveProcessor.for_model(WEIGHTS)
+
+
+@pytest.fixture
+def stock_model():
+    """An untrained stock Qwen3-VL of the bundled model's shape, in double precision and without shortcuts."""
+    from transformers import AutoConfig, Qwen3VLForConditionalGeneration
+
+    torch.manual_seed(0)
+    return Qwen3VLForConditionalGeneration(AutoConfig.from_pretrained(WEIGHTS)).double().eval()

@@ -1,0 +1,103 @@
+"""Rows, batches and losses of supervised training, against independent computations."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qsave_reward.errors import ConfigError
+from qsave_reward.slowfast import FramePlan
+from qsave_reward.supervision import IGNORED, SFTCollator, level_distribution, score_losses, sft_row, text_loss
+from qsave_reward.types import DIMENSIONS, Defect, Record
+from qsave_reward.video import Clip
+
+CLIP = Clip(
+    frames=np.random.default_rng(0).integers(0, 256, (8, 64, 64, 3), dtype=np.uint8),
+    times=np.arange(8) / 8,
+    duration=1.0,
+)
+RECORD = Record(
+    video="x.mp4",
+    prompt="a red circle moves left",
+    mos=dict(zip(DIMENSIONS, (4.6, 2.4, 3.0), strict=True)),
+    ratings=dict(zip(DIMENSIONS, ((5.0, 4.2), (2.4,), (3.0, 3.0)), strict=True)),
+    defects=(Defect("dynamic_quality", "freeze", 0.9, 0.2, 0.6),),
+    rationale="a red circle moves left; gray plain background",
+)
+PLAN = FramePlan(token_budget=40)
+
+
+@given(st.lists(st.floats(1, 5), min_size=1, max_size=7))
+def test_level_distribution_keeps_the_mean(values):
+    probs = level_distribution(values)
+    assert math.fsum(probs) == pytest.approx(1) and min(probs) >= 0
+    mean = math.fsum(p * (k + 1) for k, p in enumerate(probs))
+    assert mean == pytest.approx(math.fsum(values) / len(values))
+
+
+def test_level_distribution_by_hand():
+    assert level_distribution([3.25]) == [0, 0, 0.75, 0.25, 0]
+    assert level_distribution([1, 5, 5, 4]) == [0.25, 0, 0, 0.25, 0.5]
+    with pytest.raises(ConfigError):
+        level_distribution([0.9])
+
+
+def test_batches_teach_the_answer_and_read_the_slots(processor):
+    rows = [sft_row(CLIP, RECORD, processor, PLAN, mode) for mode in ("reasoned", "direct")]
+    batch = SFTCollator(processor)(rows)
+    tokenizer, kept = processor.tokenizer, batch["labels"].shape[1]
+    tail = batch["input_ids"][:, -kept:]
+    labels = batch["labels"][0]
+    # The supervised text of a reasoned row is its answer and the end mark, all but the three slots.
+    slots = (batch["slots"] + 1).tolist()
+    restored = labels.clone()
+    restored[slots[0]] = tail[0][slots[0]]
+    written = tokenizer.decode(restored[restored != IGNORED])
+    assert written == rows[0]["answer"] + tokenizer.eos_token
+    assert [tokenizer.decode(tail[0][i]) for i in slots[0]] == [" excellent", " poor", " fair"]
+    assert (labels[slots[0]] == IGNORED).all()
+    # A direct row has nothing to write; its slots hold the placeholder.
+    assert (batch["labels"][1] == IGNORED).all()
+    assert [tokenizer.decode(tail[1][i]) for i in slots[1]] == [" unknown"] * 3
+    assert [tokenizer.decode(tail[1][i]) for i in batch["slots"][1]] == [":"] * 3
+    assert batch["levels"][0, 0].tolist() == pytest.approx([0, 0, 0, 0.4, 0.6])
+
+
+def test_text_loss_is_the_mean_negative_log_likelihood():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 5, 7), torch.tensor([[IGNORED, 3, IGNORED, 1, 6], [IGNORED] * 5])
+    expected = [-math.log(torch.softmax(logits[0, i - 1].double(), 0)[labels[0, i]]) for i in (1, 3, 4)]
+    assert text_loss(logits, labels).item() == pytest.approx(sum(expected) / 3, rel=1e-6)
+    assert text_loss(logits, torch.full_like(labels, IGNORED)) == 0
+
+
+def test_score_losses_by_hand():
+    torch.manual_seed(0)
+    logits, slots = torch.randn(1, 6, 9), torch.tensor([[0, 2, 4]])
+    levels = torch.tensor([[[0.0, 0, 0, 0.4, 0.6], [0.0] * 5, [0, 0.6, 0.4, 0, 0]]])
+    mos, ids = torch.tensor([[4.6, 0.0, 2.4]]), [8, 1, 2, 5, 4]
+    entropy, squared = [], []
+    for k, slot in ((0, 0), (2, 4)):  # the middle dimension is unrated
+        row = logits[0, slot].double().numpy()
+        everything = np.exp(row) / np.exp(row).sum()
+        entropy.append(-sum(float(levels[0, k, j]) * math.log(everything[ids[j]]) for j in range(5)))
+        five = np.exp(row[ids]) / np.exp(row[ids]).sum()
+        squared.append((float(five @ np.arange(1, 6)) - float(mos[0, k])) ** 2)
+    got = score_losses(logits, slots, levels, mos, ids)
+    assert got[0].item() == pytest.approx(np.mean(entropy), rel=1e-5)
+    assert got[1].item() == pytest.approx(np.mean(squared), rel=1e-5)
+
+
+def test_unrated_rows(processor):
+    unrated = Record(video="x", prompt="a red circle", mos={"visual_quality": 2.0})
+    row = sft_row(CLIP, unrated, processor, PLAN, "direct")
+    assert [sum(levels) for levels in row["levels"]] == [1, 0, 0]
+    with pytest.raises(ConfigError, match="all three ratings"):
+        sft_row(CLIP, unrated, processor, PLAN, "reasoned")
+    losses = score_losses(
+        torch.randn(1, 3, 8), torch.zeros(1, 3, dtype=torch.long), torch.zeros(1, 3, 5), torch.zeros(1, 3), range(5)
+    )
+    assert [loss.item() for loss in losses] == [0.0, 0.0]
