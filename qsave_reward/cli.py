@@ -66,7 +66,7 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; defaul
 
 @app.command()
 def score(
-    files: Annotated[list[str] | None, typer.Argument(metavar="[FILE]...", help="Clips.")] = None,
+    files: Annotated[list[str] | None, typer.Argument(metavar="FILE", help="Clips of one prompt.")] = None,
     prompt: Annotated[str | None, typer.Option(help="The text the clips were generated from.")] = None,
     jsonl: Annotated[
         str | None,
@@ -175,10 +175,13 @@ def evaluate_scorer(
     """Compare scores with known scores and named defects with known defects."""
     from rich.console import Console
 
+    from qsave_reward.data import make_folder
     from qsave_reward.evaluate import evaluate, load_data
     from qsave_reward.terminal import evaluation_table, progress_bar
 
     loaded = load_data(data, limit=limit)
+    if out is not None:
+        make_folder(out)
     scorer = _load(model, device)
     with progress_bar(loaded.n, "scoring") as advance:
         evaluation = evaluate(
@@ -229,19 +232,20 @@ def main() -> None:
         sys.exit(2 if isinstance(error, ConfigError) else 1)
 
 
-def _requests(files: Sequence[str], prompt: str | None, jsonl: str | None) -> list[tuple[str, Path, str]]:
+def _requests(files: Sequence[str], prompt: str | None, jsonl: str | None) -> list[tuple[str, str, str]]:
     """Name, path and prompt of each clip, from files with one prompt or from a JSONL file."""
     if (jsonl is None) == (not files):
         raise typer.BadParameter("expected either files or --jsonl")
     if jsonl is None:
         if prompt is None or not prompt.strip():
             raise typer.BadParameter("expected the text the clips were generated from", param_hint="--prompt")
-        return [(name, Path(name), prompt) for name in files]
+        return [(name, name, prompt) for name in files]
     if prompt is not None:
         raise typer.BadParameter("the lines of --jsonl bring their own prompts", param_hint="--prompt")
     from qsave_reward.data import read_requests
 
-    return [(name, Path(jsonl).parent / name, text) for name, text in read_requests(jsonl)]
+    folder = os.path.dirname(jsonl)
+    return [(name, os.path.join(folder, name), text) for name, text in read_requests(jsonl)]
 
 
 def _show(scored: Scored, scorer: RewardModel, *, console: Console, as_json: bool, reasoning: bool) -> None:

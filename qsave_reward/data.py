@@ -89,6 +89,18 @@ def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def make_folder(path: str | os.PathLike[str]) -> None:
+    """Make a folder and those above it, where they are missing.
+
+    Raises:
+        ConfigError: when that is not possible.
+    """
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the folder {os.fspath(path)!r}: {error.strerror}") from error
+
+
 def record_from_dict(row: dict[str, Any]) -> Record:
     """Build a `Record` from its JSON form; the inverse of `Record.to_dict`.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any, BinaryIO
 
 from av.container import InputContainer
@@ -23,7 +23,7 @@ from av.video.stream import VideoStream
 
 from qsave_reward.decode_image import decode_image, delays_of_gif
 from qsave_reward.decode_libav import (
-    THREADS,
+    Reading,
     damaged,
     looks_encrypted,
     open_container,
@@ -129,6 +129,8 @@ def _scan(file: BinaryIO, demuxer: str, job: Job) -> _Track:
             job.check_size(best.width, best.height)
         if (tracks := sum(map(bool, stamps.values()))) > 1:
             notes.append(f"{tracks} video tracks; the main one was read")
+        delays = _delays(file, job) if demuxer == "gif" else []
+        complete = min(count, len(delays)) if demuxer == "gif" else count
         # MP4 has an index of all its frames, less what an edit list cuts away and what fragments add.
         promised = len(best.index_entries) - hidden[best.index] if demuxer == "mov" else 0
         return _Track(
@@ -136,10 +138,10 @@ def _scan(file: BinaryIO, demuxer: str, job: Job) -> _Track:
             demuxer=demuxer,
             index=best.index,
             time_base=best.time_base or Fraction(1),
-            stamps=stamps[best.index],
+            stamps=stamps[best.index][:complete],
             promised=max(count, promised),
             last=last[best.index] or None,
-            delays=_delays(file, job) if demuxer == "gif" else [],
+            delays=delays,
             notes=tuple(notes),
         )
 
@@ -159,8 +161,8 @@ def _read(track: _Track, job: Job, stamps: list[int | None]) -> dict[str, Any]:
     with _reopen(track, job) as container:
         stream = _stream(container, track)
         note_traits(stream, delivery.note)
-        frames = sound_frames(container, stream, [], max_pixels=job.limits.max_pixels)
-        for position, frame in enumerate(frames):
+        frames = sound_frames(container, stream, Reading(), max_pixels=job.limits.max_pixels)
+        for position, (_, frame) in enumerate(frames):
             if position >= len(stamps) or frame.pts != stamps[position]:
                 raise _Disagreement
             if delivery.wants(position):
@@ -173,13 +175,13 @@ def _read(track: _Track, job: Job, stamps: list[int | None]) -> dict[str, Any]:
 
 def _read_as_decoded(track: _Track, job: Job) -> dict[str, Any]:
     """List what the decoder puts out, then read by that list."""
-    troubles: list[str] = []
+    reading = Reading()
     with _reopen(track, job) as container:
-        frames = sound_frames(
-            container, _stream(container, track), troubles, max_pixels=job.limits.max_pixels
-        )
-        stamps = [frame.pts for frame in islice(frames, job.limits.max_source_frames + 1)]
-    if not troubles:  # some packets show nothing, such as VP8's hidden reference frames
+        stream = _stream(container, track)
+        frames = sound_frames(container, stream, reading, max_pixels=job.limits.max_pixels)
+        listed = [(place, frame.pts) for place, frame in islice(frames, job.limits.max_source_frames + 1)]
+    stamps = [pts for _, pts in takewhile(lambda entry: entry[0] < reading.damaged_from, listed)]
+    if not reading.troubles:  # some packets show nothing, such as VP8's hidden reference frames
         track = replace(track, promised=track.promised - len(track.stamps) + len(stamps))
     if not stamps and looks_encrypted(track.file):
         raise VideoError("the video is encrypted; pass a decrypted copy", code="encrypted")
@@ -197,7 +199,7 @@ def _read_with_decord(track: _Track, job: Job) -> dict[str, Any]:
     delivery = _delivery(track, job, stamps)
     track.file.seek(0)
     try:
-        reader = decord.VideoReader(track.file, num_threads=THREADS)
+        reader = decord.VideoReader(track.file, num_threads=1)
         if len(reader) != len(stamps):
             raise VideoError(
                 f"decord finds {len(reader)} frames where the file holds {len(stamps)}; use decoder='pyav'",

@@ -38,18 +38,18 @@ def decode_image(file: BinaryIO, format_name: str, job: Job) -> dict[str, Any]:
 
 
 def delays_of_gif(data: bytes) -> list[float]:
-    """Seconds each image of a GIF is shown, as written in the file; 0.0 where nothing is written.
+    """Seconds each complete image of a GIF is shown, as written in the file; 0.0 where nothing is written.
 
-    libav puts 0.1 s in place of a missing delay, so that a file without times looks like one at 10 fps.
+    libav puts 0.1 s in place of a missing delay, so that a file without times looks like one at 10 fps; and it
+    does not mind an image that is cut short.
     """
     delays: list[float] = []
     delay = 0.0
-    position = 13 + _table_bytes(data[10])
     with contextlib.suppress(IndexError):  # a cut file ends wherever it ends
+        position = 13 + _table_bytes(data[10])
         while data[position] in b"\x21\x2c":
-            if data[position] == 0x2C:
-                delays.append(delay)
-                delay = 0.0
+            is_image = data[position] == 0x2C
+            if is_image:
                 position += 11 + _table_bytes(data[position + 9])
             else:
                 if data[position + 1] == 0xF9:
@@ -58,6 +58,9 @@ def delays_of_gif(data: bytes) -> list[float]:
             while data[position]:  # sub-blocks
                 position += 1 + data[position]
             position += 1
+            if is_image:
+                delays.append(delay)
+                delay = 0.0
     return delays
 
 

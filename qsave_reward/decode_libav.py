@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import math
 import os
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import av
@@ -18,10 +20,11 @@ from av.video.stream import VideoStream
 
 from qsave_reward.errors import VideoError
 
-THREADS = min(4, os.cpu_count() or 1)
+_Place = tuple[int, float]
+"""Of a packet or its frame: position in the file, and time stamp in ticks."""
 
-_ENCRYPTION_MARKS = (b"encv", b"sinf", b"pssh", b"senc", b"\x50\x35")
-"""Boxes of encrypted MP4 files; the element ContentEncryption of Matroska."""
+_ENCRYPTION = re.compile(rb"encv|sinf|pssh|senc|\x6d\x80.{1,40}\x50\x35", re.DOTALL)
+"""Boxes of encrypted MP4 files; the element ContentEncryption inside ContentEncodings of Matroska."""
 
 
 def open_container(file: BinaryIO, demuxer: str, *, max_pixels: int) -> InputContainer:
@@ -82,57 +85,84 @@ def looks_encrypted(file: BinaryIO) -> bool:
     file.seek(0)
     head = file.read(1 << 20)
     file.seek(max(0, size - (1 << 20)))
-    return any(mark in part for part in (head, file.read()) for mark in _ENCRYPTION_MARKS)
+    return any(_ENCRYPTION.search(part) for part in (head, file.read()))
+
+
+@dataclass
+class Reading:
+    """What one pass over a stream has met so far.
+
+    Attributes:
+        troubles: a line for each damage.
+        damaged_from: place, in the order of the file, of the first damaged packet after the first sound
+        frame.
+    """
+
+    troubles: list[str] = field(default_factory=list)
+    damaged_from: float = math.inf
 
 
 def sound_frames(
-    container: InputContainer, stream: VideoStream, troubles: list[str], *, max_pixels: int
-) -> Iterator[VideoFrame]:
-    """Frames in the order of the decoder's output, up to the first damage.
+    container: InputContainer, stream: VideoStream, reading: Reading, *, max_pixels: int
+) -> Iterator[tuple[int, VideoFrame]]:
+    """Frames in the order of the decoder's output, each with the place of its packet in the file.
 
-    After damage nothing is trusted, because frames are predicted from one another and the decoder would conceal
-    the hole. Only at the beginning, where a file may have been cut inside a group of pictures, damage is skipped:
-    sound are the frames shown from a key frame on that was read after it, or just before it when the damaged
-    frame is one that is stored after the key frame and shown before it.
+    Frames are predicted from frames read before them, and a decoder conceals holes. So what was read after
+    the first damage is not trusted, and the iteration ends there; frames already handed out whose place is
+    not before `reading.damaged_from` must be dropped. Only at the beginning, where a file may have been cut
+    inside a group of pictures, damage is skipped, up to the next key frame.
 
-    Args:
-        troubles: receives a line for each damage met.
-        max_pixels: the decoder refuses larger frames.
+    One thread: with slice threads libav leaves most damage of H.264 unmarked.
     """
     codec = stream.codec_context
-    codec.thread_type = "SLICE"
-    codec.thread_count = THREADS
-    codec.options = {"err_detect": "explode", "max_pixels": str(max_pixels)}
-    sound = False
-    key, since = -math.inf, -math.inf  # time stamps of the last key frame, and of the first frame to be trusted
-    for packet in _packets(container, stream, troubles):
-        if packet is not None and packet.is_keyframe:
-            key = _stamp(packet)
-            since = min(since, key)
+    codec.thread_count = 1
+    codec.copy_opaque = True
+    codec.options = {"max_pixels": str(max_pixels)}
+    started = False
+    keys: list[_Place] = []
+    since: _Place | None = (-1, -math.inf)  # the key frame from which frames are sound; None: not met yet
+    for order, packet in enumerate(_packets(container, stream, reading)):
+        here = (order, _stamp(packet))
+        if packet is not None:
+            packet.opaque = order
+            if packet.is_keyframe:
+                keys.append(here)
+                since = since or here
         try:
             frames = codec.decode(packet)
         except FFmpegError as e:
-            troubles.append(str(damaged(e)))
-            if sound:
-                return
-            since = key if packet is not None and _stamp(packet) < key else math.inf
+            reading.troubles.append(str(damaged(e)))
+            if started:
+                reading.damaged_from = min(reading.damaged_from, order)
+            else:
+                since = _next_key(keys, here)
             continue
         for frame in frames:
+            place = (order if frame.opaque is None else int(str(frame.opaque)), _stamp(frame))
             if frame.is_corrupt:
-                troubles.append("a frame is marked as damaged")
-                if sound:
+                reading.troubles.append("a frame is marked as damaged")
+                if started:
+                    reading.damaged_from = min(reading.damaged_from, place[0])
                     return
-            elif _stamp(frame) >= since:
-                sound = True
-                yield frame
+                since = _next_key(keys, place)
+            elif place[0] >= reading.damaged_from:
+                return
+            elif since is not None and place[0] >= since[0] and place[1] >= since[1]:
+                started = True
+                yield place[0], frame
 
 
-def _stamp(timed: Packet[Any] | VideoFrame) -> float:
-    return -math.inf if timed.pts is None else timed.pts
+def _next_key(keys: list[_Place], damage: _Place) -> _Place | None:
+    """First key frame that damage cannot reach: read later, or read before and shown later."""
+    return next((key for key in keys if key[0] > damage[0] or key[1] > damage[1]), None)
+
+
+def _stamp(timed: Packet[Any] | VideoFrame | None) -> float:
+    return -math.inf if timed is None or timed.pts is None else timed.pts
 
 
 def _packets(
-    container: InputContainer, stream: VideoStream, troubles: list[str]
+    container: InputContainer, stream: VideoStream, reading: Reading
 ) -> Iterator[Packet[VideoStream] | None]:
     """The stream's packets, then `None`, which makes the decoder hand out what it holds back."""
     try:
@@ -140,5 +170,5 @@ def _packets(
             if packet.size:  # an empty one would end the decoding here
                 yield packet
     except FFmpegError as e:
-        troubles.append(str(damaged(e)))
+        reading.troubles.append(str(damaged(e)))
     yield None

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsave_reward.agreement import agreement_row, attribution_row, constant_row, random_row
-from qsave_reward.data import read_records, write_lines
+from qsave_reward.data import make_folder, read_records, write_lines
 from qsave_reward.doctor import package_versions
 from qsave_reward.errors import ConfigError, QSaveError
 from qsave_reward.types import DIMENSIONS, Mode, Provenance, Record, Scorer, VideoScore
@@ -71,8 +71,9 @@ def load_data(name: str, *, limit: int | None = None) -> EvalData:
         n = limit or WORLD_LIMIT
         return EvalData(name, _render(split, seed, n), n, noise_ceiling(split, n, seed))
     records = read_records(name)[:limit]
-    folder = Path(name).parent
-    return EvalData(name, [(record, folder / record.video) for record in records], len(records))
+    folder = os.path.dirname(name)
+    items = [(record, os.path.join(folder, record.video)) for record in records]
+    return EvalData(name, items, len(records))
 
 
 def _render(split: str, seed: int, n: int) -> Iterator[tuple[Record, Clip]]:
@@ -106,7 +107,7 @@ class Prediction:
             "record": self.record.to_dict(),
             "scores": card and {name: asdict(score) for name, score in card.scores.items()},
             "warnings": list(card.warnings) if card else [],
-            "defects": reasons and [asdict(defect) for defect in reasons.defects or ()],
+            "defects": reasons and (None if reasons.defects is None else list(map(asdict, reasons.defects))),
             "reasoning": reasons and reasons.reasoning,
             "error": self.card.to_dict() if isinstance(self.card, QSaveError) else None,
             "reasons_error": self.reasons.to_dict() if isinstance(self.reasons, QSaveError) else None,
@@ -152,10 +153,7 @@ class Evaluation:
         Raises:
             ConfigError: when the folder cannot be written.
         """
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"cannot make the folder {os.fspath(folder)!r}: {error.strerror}") from error
+        make_folder(folder)
         write_lines(Path(folder) / "evaluation.json", [json.dumps(self.to_dict(), indent=1)])
         lines = (json.dumps(prediction.to_dict()) for prediction in self.predictions)
         write_lines(Path(folder) / "predictions.jsonl", lines)

@@ -73,6 +73,8 @@ def take_frames(video: Any, index: NDArray[np.intp]) -> NDArray[np.uint8]:
 
 def over_white(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Lay uint8 [..., 4] RGBA over white, as the page a rater looks at would; returns uint8 [..., 3]."""
+    if rgba[..., 3].min() == 255:
+        return np.ascontiguousarray(rgba[..., :3])
     colour, alpha = rgba[..., :3].astype(np.uint32), rgba[..., 3:].astype(np.uint32)
     return ((colour * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 

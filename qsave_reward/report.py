@@ -33,8 +33,11 @@ EMBED_FILE = 8_000_000
 EMBED_TOTAL = 64_000_000
 """When the embedded clips together reach this many bytes, further ones are only linked."""
 
-STRIP_HEIGHT, STRIP_WIDTH = 132, 236
+STRIP_HEIGHT, STRIP_WIDTH = 170, 300
 """Largest display size of a slow chunk, in CSS pixels."""
+
+PAGE_WIDTH = 1000
+"""Width that a strip fills when that does not enlarge its slow chunks beyond their display size."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,8 @@ class Strip:
 def make_strip(chunks: Sequence[Chunk], duration: float) -> Strip:
     """Lay out chunks (at least one) of a clip of `duration` seconds."""
     tallest, widest = max(chunk.height for chunk in chunks), max(chunk.width for chunk in chunks)
-    scale = min(STRIP_HEIGHT / tallest, STRIP_WIDTH / widest)
+    fill = PAGE_WIDTH / sum(chunk.width for chunk in chunks)
+    scale = min(STRIP_HEIGHT / tallest, STRIP_WIDTH / widest, max(fill, STRIP_HEIGHT / tallest / 3))
     widths = [max(12.0, chunk.width * scale) for chunk in chunks]
     thumbs = []
     for chunk, width in zip(chunks, widths, strict=True):
@@ -217,8 +221,6 @@ def _lane(defect: Defect, strip: Strip | None) -> dict[str, Any]:
         "span": span,
         "left": min(left, 99.0),
         "width": max(right - left, 1.0),
-        "text_right": left > 55,
-        "text_at": left if left <= 55 else max(0.0, 100 - right),
     }
 
 

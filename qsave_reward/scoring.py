@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qsave_reward.errors import QSaveError
@@ -19,12 +18,12 @@ class Job(NamedTuple):
 
     Attributes:
         name: the file as the user wrote it.
-        path: where it is.
+        path: where it is, as `read_clip` takes it.
         prompt: the text it was generated from.
     """
 
     name: str
-    path: Path
+    path: str
     prompt: str
 
 
@@ -77,7 +76,7 @@ def score_jobs(
                 yield Scored(job, results[i], clip)
 
 
-def _read(path: Path, sampling: Sampling, reading: Mapping[str, Any]) -> Clip | QSaveError:
+def _read(path: str, sampling: Sampling, reading: Mapping[str, Any]) -> Clip | QSaveError:
     try:
         return read_clip(path, sampling, **reading)
     except QSaveError as error:

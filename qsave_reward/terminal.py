@@ -66,6 +66,8 @@ def score_card(scored: Scored, *, reasoning: bool) -> RenderableType:
         parts.append(Padding(_plain(result.reasoning, "italic"), (1, 0, 0, 2)))
     if result.warnings:
         notes = Table.grid(padding=(0, 1))
+        notes.add_column()
+        notes.add_column(overflow="fold")
         for warning in result.warnings:
             notes.add_row(Text("!", "bold yellow"), _plain(warning, "yellow"))
         parts.append(Padding(notes, (1, 0, 0, 2)))

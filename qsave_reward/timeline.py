@@ -86,7 +86,8 @@ def pick_frames(times: FloatArray, sampling: Sampling) -> IndexArray:
     right = np.searchsorted(times, targets).clip(1, max(total - 1, 1))
     left = right - 1
     right = right.clip(max=total - 1)
-    nearest = np.where(targets - times[left] <= times[right] - targets, left, right)
+    # The tolerance lets rounding errors of the same clock, read from a file or computed, not decide a tie.
+    nearest = np.where(targets - times[left] <= times[right] - targets + 1e-6, left, right)
     picked = np.empty(count, dtype=np.intp)
     earliest = 0
     for slot, frame in enumerate(nearest):

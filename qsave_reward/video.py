@@ -132,14 +132,14 @@ def read_clip(
         times: seconds of every frame of the source, before sampling; the other way to give the rate.
         limits: bounds for encoded input.
         decoder: `"pyav"` checks every frame against the file's own list of times. `"decord"` is for trusted
-            files
-            only: on clips cut without re-encoding and on open-GOP clips it may hand out wrong frames without
-            a sign, it can hang, and it has been seen to follow the addresses inside playlists.
+            files only: on clips cut without re-encoding and on open-GOP clips it may hand out wrong frames
+            without a sign, it can hang, and it has been seen to follow the addresses inside playlists.
 
     Returns:
         The clip. Rotation tags are applied, transparency lies over white, BT.601/709/2020 and full or limited
         range are honoured; anamorphic pixels and HDR transfer curves are left as stored, with a warning. Of a
-        stream that breaks part-way the sound beginning is returned with a warning, if it is at least half.
+        stream that breaks part-way the sound beginning is returned with a warning, if it is at least half. Bit
+        errors that the codec itself cannot notice (most of those in HEVC, VP8, VP9) stay unnoticed.
 
     Raises:
         VideoError: with `code`

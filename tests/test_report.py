@@ -37,7 +37,7 @@ def card(*defects: Defect, reasoning: str | None = None, warnings: tuple[str, ..
 
 
 def scored(path: Path, result, *, name: str | None = None, prompt: str = "a red circle") -> Scored:
-    return Scored(Job(name or path.name, path, prompt), result, read_clip(path))
+    return Scored(Job(name or path.name, str(path), prompt), result, read_clip(path))
 
 
 @pytest.fixture
@@ -144,7 +144,9 @@ def test_failed_items_are_error_cards_among_the_others(clip_path, tmp_path) -> N
     report.add(scored(clip_path, card()))
     report.add(
         Scored(
-            Job("gone.mp4", tmp_path / "gone.mp4", "x"), VideoError("no such file", code="not_found"), None
+            Job("gone.mp4", str(tmp_path / "gone.mp4"), "x"),
+            VideoError("no such file", code="not_found"),
+            None,
         )
     )
     text, page = written(report, tmp_path)
@@ -158,7 +160,7 @@ def test_links_are_relative_and_quoted(tmp_path, name) -> None:
     (tmp_path / "clips").mkdir()
     path = tmp_path / "clips" / name.replace("/", "_")
     report = Report()
-    report.add(Scored(Job(name, path, "x"), VideoError("no"), None))
+    report.add(Scored(Job(name, str(path), "x"), VideoError("no"), None))
     _, page = written(report, tmp_path)
     (link,) = page.links
     assert link.startswith("./clips/") and not re.search(r"[\"<> #?]", link)
@@ -228,7 +230,7 @@ def test_a_clip_of_one_frame_has_a_strip(tmp_path) -> None:
     chunks = plan_chunks(clip, FakeModel().frame_plan)
     report = Report()
     result = Scored(
-        Job("x", tmp_path / "x", "x"), card(Defect("visual_quality", "blur", 1.0, 0.0, 0.0)), clip
+        Job("x", str(tmp_path / "x"), "x"), card(Defect("visual_quality", "blur", 1.0, 0.0, 0.0)), clip
     )
     report.add(result, chunks)
     text, _ = written(report, tmp_path)

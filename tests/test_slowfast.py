@@ -30,8 +30,8 @@ def test_a_still_clip_has_one_slow_chunk():
 
 def test_a_cut_starts_a_new_slow_chunk_and_the_reference_moves_with_it():
     scenes = np.zeros((12, 96, 128, 3), dtype=np.uint8)
-    scenes[:4] = scenes[8:] = (200, 30, 30)
-    scenes[4:8] = (30, 30, 200)
+    scenes[:4] = scenes[8:] = (230, 230, 230)
+    scenes[4:8] = (90, 0, 0)
     slow = [chunk.slow for chunk in plan_chunks(make_clip(scenes), FramePlan())]
     assert slow == [True, False, True, False, True, False]
 

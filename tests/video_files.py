@@ -1,4 +1,4 @@
-"""Small video files for the tests, every frame carrying its number as a bar code: a wrong frame is certain."""
+"""Small video files for the tests; every frame carries its number as a bar code, so a wrong one shows."""
 
 from __future__ import annotations
 
@@ -44,7 +44,11 @@ def encode(
     with av.open(str(path), "w", format=container_format) as container:
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width, stream.pix_fmt = height, width, pix_fmt
-        stream.options = {"threads": "1", **({"preset": "ultrafast"} if "264" in codec else {}), **(options or {})}
+        stream.options = {
+            "threads": "1",
+            **({"preset": "ultrafast"} if "264" in codec else {}),
+            **(options or {}),
+        }
         if stamps is not None:
             stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)
         if rotation:
