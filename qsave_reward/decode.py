@@ -17,12 +17,12 @@ from itertools import islice, takewhile
 from typing import Any, BinaryIO
 
 from av.container import InputContainer
-from av.error import FFmpegError
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from qsave_reward.decode_image import decode_image, delays_of_gif
 from qsave_reward.decode_libav import (
+    READ_ERRORS,
     Reading,
     damaged,
     looks_encrypted,
@@ -34,7 +34,7 @@ from qsave_reward.decode_open import IMAGES, open_file, sniff
 from qsave_reward.decode_output import Delivery, Emit, Job
 from qsave_reward.decode_pixels import note_traits, to_rgb
 from qsave_reward.errors import VideoError
-from qsave_reward.timeline import Timeline, delay_timeline, stamp_timeline
+from qsave_reward.sampling import Timeline, delay_timeline, stamp_timeline
 
 _DECORD_BLOCK = 64 << 20  # bytes of RGB taken from decord at a time
 
@@ -51,7 +51,7 @@ class _Track:
         stamps: presentation times of the packets that are to be shown, in ticks, in the order of the file.
         promised: frames the file claims to hold, at least `len(stamps)`.
         last: seconds of the last packet, `None` when unknown.
-        delays: seconds of each frame of a GIF, else empty.
+        delays: seconds of each complete frame of a GIF, else empty.
     """
 
     file: BinaryIO
@@ -82,8 +82,11 @@ def decode(source: str | bytearray, header: dict[str, Any], emit: Emit) -> dict[
     job = Job.from_header(header, emit)
     limit = job.limits.max_bytes
     with io.BytesIO(source) if isinstance(source, bytearray) else open_file(source, max_bytes=limit) as file:
-        kind = sniff(file.read(400))
+        head = file.read(400)
+        kind = sniff(head)
         file.seek(0)
+        if kind == "gif":  # libav does not tell the size of a canvas it refuses
+            job.check_size(*(int.from_bytes(head[at : at + 2], "little") for at in (6, 8)))
         if kind in IMAGES:
             return decode_image(file, kind, job)
         track = _scan(file, kind, job)
@@ -115,7 +118,7 @@ def _scan(file: BinaryIO, demuxer: str, job: Job) -> _Track:
                 stamps[packet.stream_index].append(packet.pts)
                 last[packet.stream_index] = float((packet.duration or 0) * packet.time_base)
                 job.check_count(len(stamps[packet.stream_index]))
-        except FFmpegError as e:
+        except READ_ERRORS as e:
             notes.append(f"the file breaks off: {damaged(e)}")
         best = container.streams.best("video")
         if not isinstance(best, VideoStream) or not stamps.get(best.index):
@@ -181,6 +184,8 @@ def _read_as_decoded(track: _Track, job: Job) -> dict[str, Any]:
         frames = sound_frames(container, stream, reading, max_pixels=job.limits.max_pixels)
         listed = [(place, frame.pts) for place, frame in islice(frames, job.limits.max_source_frames + 1)]
     stamps = [pts for _, pts in takewhile(lambda entry: entry[0] < reading.damaged_from, listed)]
+    if track.delays:
+        del stamps[len(track.delays) :]
     if not reading.troubles:  # some packets show nothing, such as VP8's hidden reference frames
         track = replace(track, promised=track.promised - len(track.stamps) + len(stamps))
     if not stamps and looks_encrypted(track.file):
@@ -203,7 +208,7 @@ def _read_with_decord(track: _Track, job: Job) -> dict[str, Any]:
         if len(reader) != len(stamps):
             raise VideoError(
                 f"decord finds {len(reader)} frames where the file holds {len(stamps)}; use decoder='pyav'",
-                code="corrupt",
+                code="decord_failed",
             )
         block = 1
         position = 0
@@ -216,8 +221,9 @@ def _read_with_decord(track: _Track, job: Job) -> dict[str, Any]:
             position += len(batch)
             block = max(1, min(32, _DECORD_BLOCK // batch[0].nbytes))
     except decord.DECORDError as e:
+        reason = str(e).strip().splitlines()[-1]
         raise VideoError(
-            f"decord cannot read the file: {str(e).strip().splitlines()[-1]}", code="corrupt"
+            f"decord cannot read the file, use decoder='pyav': {reason}", code="decord_failed"
         ) from e
     return delivery.report()
 

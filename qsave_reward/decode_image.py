@@ -11,7 +11,7 @@ from PIL import Image
 from qsave_reward.decode_output import Delivery, Job
 from qsave_reward.errors import VideoError
 from qsave_reward.frames import image_to_rgb
-from qsave_reward.timeline import delay_timeline
+from qsave_reward.sampling import delay_timeline
 
 
 def decode_image(file: BinaryIO, format_name: str, job: Job) -> dict[str, Any]:
@@ -38,10 +38,10 @@ def decode_image(file: BinaryIO, format_name: str, job: Job) -> dict[str, Any]:
 
 
 def delays_of_gif(data: bytes) -> list[float]:
-    """Seconds each complete image of a GIF is shown, as written in the file; 0.0 where nothing is written.
+    """Seconds each complete image of a GIF is shown, as written in the file; 0.0 where nothing is.
 
-    libav puts 0.1 s in place of a missing delay, so that a file without times looks like one at 10 fps; and it
-    does not mind an image that is cut short.
+    libav puts 0.1 s in place of a missing delay, so that a file without times looks like one at 10 fps; and
+    it does not mind an image that is cut short.
     """
     delays: list[float] = []
     delay = 0.0
@@ -53,7 +53,7 @@ def delays_of_gif(data: bytes) -> list[float]:
                 position += 11 + _table_bytes(data[position + 9])
             else:
                 if data[position + 1] == 0xF9:
-                    delay = int.from_bytes(data[position + 4 : position + 6], "little") / 100.0
+                    delay = int.from_bytes(data[position + 4 : position + 6], "little") / 100
                 position += 2
             while data[position]:  # sub-blocks
                 position += 1 + data[position]

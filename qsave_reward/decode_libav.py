@@ -8,9 +8,10 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
@@ -22,6 +23,9 @@ from qsave_reward.errors import VideoError
 
 _Place = tuple[int, float]
 """Of a packet or its frame: position in the file, and time stamp in ticks."""
+
+READ_ERRORS = (FFmpegError, IndexError)
+"""What demuxing raises; PyAV an IndexError at a track that begins after the file was opened (MPEG-TS)."""
 
 _ENCRYPTION = re.compile(rb"encv|sinf|pssh|senc|\x6d\x80.{1,40}\x50\x35", re.DOTALL)
 """Boxes of encrypted MP4 files; the element ContentEncryption inside ContentEncodings of Matroska."""
@@ -41,7 +45,7 @@ def open_container(file: BinaryIO, demuxer: str, *, max_pixels: int) -> InputCon
             file,
             "r",
             format=demuxer,
-            options={"max_pixels": str(max_pixels)},
+            options=_options(max_pixels),
             metadata_errors="replace",
             buffer_size=1 << 18,
             io_open=_refuse_to_open,
@@ -50,16 +54,22 @@ def open_container(file: BinaryIO, demuxer: str, *, max_pixels: int) -> InputCon
         raise damaged(e) from e
 
 
+def _options(max_pixels: int) -> dict[str, str]:
+    """Bound what libav allocates for a frame; with a margin, since it counts padding. `Job` has the exact
+    bound."""
+    return {"max_pixels": str(2 * max_pixels + (1 << 16))}
+
+
 def _refuse_to_open(url: str, flags: int, options: dict[str, str]) -> Any:
     raise VideoError(f"the file refers to {url!r}, and other files are never opened", code="external_data")
 
 
-def damaged(error: FFmpegError) -> VideoError:
-    """An error of libav as ours; being out of memory, or of threads, says nothing about the file and is
-    raised."""
+def damaged(error: FFmpegError | IndexError) -> VideoError:
+    """An error of libav as ours; lack of memory or threads says nothing about the file, and is raised."""
     if isinstance(error, MemoryError | BlockingIOError):
         raise MemoryError from error
-    return VideoError(f"the file is damaged: {error.strerror}", code="corrupt")
+    reason = error.strerror if isinstance(error, FFmpegError) else "a track begins in the middle"
+    return VideoError(f"the file is damaged: {reason}", code="corrupt")
 
 
 def video_streams(container: InputContainer) -> list[VideoStream]:
@@ -94,8 +104,7 @@ class Reading:
 
     Attributes:
         troubles: a line for each damage.
-        damaged_from: place, in the order of the file, of the first damaged packet after the first sound
-        frame.
+        damaged_from: position in the file of the first damaged packet after the first sound frame.
     """
 
     troubles: list[str] = field(default_factory=list)
@@ -117,7 +126,7 @@ def sound_frames(
     codec = stream.codec_context
     codec.thread_count = 1
     codec.copy_opaque = True
-    codec.options = {"max_pixels": str(max_pixels)}
+    codec.options = _options(max_pixels)
     started = False
     keys: list[_Place] = []
     since: _Place | None = (-1, -math.inf)  # the key frame from which frames are sound; None: not met yet
@@ -132,15 +141,17 @@ def sound_frames(
             frames = codec.decode(packet)
         except FFmpegError as e:
             reading.troubles.append(str(damaged(e)))
+            _check_memory(codec.width * codec.height)
             if started:
                 reading.damaged_from = min(reading.damaged_from, order)
             else:
                 since = _next_key(keys, here)
             continue
         for frame in frames:
-            place = (order if frame.opaque is None else int(str(frame.opaque)), _stamp(frame))
+            place = (order if frame.opaque is None else cast(int, frame.opaque), _stamp(frame))
             if frame.is_corrupt:
                 reading.troubles.append("a frame is marked as damaged")
+                _check_memory(codec.width * codec.height)
                 if started:
                     reading.damaged_from = min(reading.damaged_from, place[0])
                     return
@@ -152,9 +163,15 @@ def sound_frames(
                 yield place[0], frame
 
 
+def _check_memory(pixels: int) -> None:
+    """Raise MemoryError when a few frames more would not fit: libav calls that damage, too."""
+    np.empty((32 << 20) + 8 * pixels, dtype=np.uint8)
+
+
 def _next_key(keys: list[_Place], damage: _Place) -> _Place | None:
     """First key frame that damage cannot reach: read later, or read before and shown later."""
-    return next((key for key in keys if key[0] > damage[0] or key[1] > damage[1]), None)
+    shown = damage[1] if damage[1] > -math.inf else math.inf  # without a time stamp it may be shown any time
+    return next((key for key in keys if key[0] > damage[0] or key[1] > shown), None)
 
 
 def _stamp(timed: Packet[Any] | VideoFrame | None) -> float:
@@ -169,6 +186,6 @@ def _packets(
         for packet in container.demux(stream):
             if packet.size:  # an empty one would end the decoding here
                 yield packet
-    except FFmpegError as e:
+    except READ_ERRORS as e:
         reading.troubles.append(str(damaged(e)))
     yield None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsave_reward.errors import VideoError
-from qsave_reward.timeline import Sampling, Timeline, even_timeline, given_timeline, pick_frames
+from qsave_reward.sampling import Sampling, Timeline, even_timeline, given_timeline, pick_frames
 from qsave_reward.video import MIN_SIDE, Limits
 
 Emit = Callable[[NDArray[np.uint8], int, int], None]

@@ -21,6 +21,7 @@ from typing import Any
 
 PIPE_BYTES = 1 << 20
 _MAX_HEADER = 16 << 20
+_LONGEST_POLL = 2.0**31 - 1  # milliseconds
 
 
 def _wait(fd: int, event: int, deadline: float | None) -> None:
@@ -29,7 +30,7 @@ def _wait(fd: int, event: int, deadline: float | None) -> None:
     poll = select.poll()
     poll.register(fd, event)
     remaining = deadline - time.monotonic()
-    if remaining <= 0 or not poll.poll(remaining * 1000):
+    if remaining <= 0 or not poll.poll(min(remaining * 1000, _LONGEST_POLL)):
         raise TimeoutError
 
 
@@ -51,7 +52,7 @@ def fill(fd: int, buffer: Any, deadline: float | None) -> None:
 
 
 def send(fd: int, header: dict[str, Any], data: Any = b"", *, deadline: float | None = None) -> None:
-    text = json.dumps(header).encode()
+    text = json.dumps(header, default=lambda scalar: scalar.item()).encode()  # NumPy's numbers
     _write(fd, len(text).to_bytes(4, "big") + text, deadline)
     _write(fd, data, deadline)
 

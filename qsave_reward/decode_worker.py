@@ -246,14 +246,14 @@ def main() -> None:
     while True:
         try:
             header = receive(requests)
+            limits = header["limits"]
+            # The kernel ends the process even inside native code, should the parent not be there to do it.
+            signal.setitimer(signal.ITIMER_REAL, limits["timeout"] + _GRACE)
+            _limit_memory(limits["max_memory"])
             data = bytearray(header["size"])
             fill(requests, data, None)
         except EOFError:
             return
-        limits = header["limits"]
-        # The kernel ends the process even inside native code, should the parent no longer be there to do it.
-        signal.setitimer(signal.ITIMER_REAL, limits["timeout"] + _GRACE)
-        _limit_memory(limits["max_memory"])
 
         def emit(picture: NDArray[np.uint8], position: int, count: int) -> None:
             height, width = picture.shape[:2]
@@ -267,11 +267,12 @@ def main() -> None:
         except VideoError as e:
             reply = {"error": e.to_dict()}
         except MemoryError:
-            message = f"needs more than {limits['max_memory']} bytes of memory; raise Limits.max_memory"
+            message = (
+                f"needs more than {limits['max_memory']} bytes of memory; damaged, or large: then raise "
+                "Limits.max_memory"
+            )
             reply = {"error": {"code": "out_of_memory", "message": message}}
-        except (
-            Exception
-        ) as e:  # a fault of ours or of a library must reach the caller as text, not as silence
+        except Exception as e:  # a fault of ours or of a library must reach the caller as text
             reply = {"error": {"code": "decoder_crashed", "message": f"unexpected {type(e).__name__}: {e}"}}
         send(replies, reply)
         signal.setitimer(signal.ITIMER_REAL, 0.0)

@@ -35,6 +35,7 @@ def _embed_patches(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     return F.linear(hidden_states.to(weight.dtype), weight.flatten(1), self.proj.bias)
 
 
+@torch.compiler.disable  # its groups differ from batch to batch, so a compiled form would be built anew each time
 def _attend_by_size(
     self: Any,
     hidden_states: torch.Tensor,
@@ -49,25 +50,29 @@ def _attend_by_size(
     stacked = torch.stack([query, key, value.to(query.dtype)])
     lengths = cu_seqlens.diff()
     by_length = lengths.argsort(stable=True)
-    # Bring images of one size together by one gather, and back by one: a gather for each size would cost a full-size
-    # gradient for each size.
+    # Bring images of one size together by one gather, and back by one: a gather for each size would cost a
+    # full-size gradient for each size.
     starts, sizes = cu_seqlens[:-1][by_length], lengths[by_length]
     offsets = torch.arange(total, device=starts.device) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
     order = starts.repeat_interleave(sizes) + offsets
+    values, counts = torch.unique_consecutive(sizes, return_counts=True)
+    groups = list(zip(values.tolist(), counts.tolist(), strict=True))
     attended = []
-    values, counts = (found.tolist() for found in sizes.unique_consecutive(return_counts=True))
-    for part, length in zip(
-        stacked[:, order].split([v * c for v, c in zip(values, counts, strict=True)], dim=1), values, strict=True
-    ):
-        grouped = part.unflatten(1, (-1, length)).transpose(2, 3)
-        attended.append(_attend(*grouped, scale=self.scaling).transpose(1, 2).flatten(0, 1).flatten(1))
-    return self.proj(torch.cat(attended)[order.argsort()])
+    parts = torch.split(stacked[:, order], [length * count for length, count in groups], dim=1)
+    for part, (length, _) in zip(parts, groups, strict=True):
+        query, key, value = part.view(3, -1, length, *part.shape[2:]).transpose(2, 3)
+        output = _attend(query, key, value, scale=self.scaling)
+        attended.append(output.transpose(1, 2).flatten(0, 1).flatten(1))
+    projected: torch.Tensor = self.proj(torch.cat(attended)[order.argsort()])
+    return projected
 
 
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, scale: float) -> torch.Tensor:
     """Unmasked attention, [images, heads, patches, dim]."""
     if query.device.type == "cpu" and query.shape[2] <= 256:
-        # torch's fused CPU kernel is slow on many short rows: bfloat16 training of the tiny model is 1.3
-        # times faster with the plain formula (torch 2.13, 2 cores with AMX).
-        return ((query @ key.transpose(-1, -2)) * scale).softmax(dim=-1) @ value
+        # torch's fused CPU kernel is slow on many short rows, and bfloat16 products are slow on shapes that do
+        # not repeat; the plain formula in single precision is fastest (torch 2.13, 2 cores with AMX).
+        with torch.autocast("cpu", enabled=False):
+            weights = ((query.float() @ key.float().transpose(-1, -2)) * scale).softmax(dim=-1)
+            return (weights @ value.float()).to(value.dtype)
     return F.scaled_dot_product_attention(query, key, value, scale=scale)

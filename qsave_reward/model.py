@@ -75,11 +75,16 @@ class RewardModel:
         """
         directory = find_checkpoint(name)
         metadata = read_metadata(directory)
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except RuntimeError as error:
+            raise ConfigError(f"unknown device {device!r}: expected cpu, cuda, cuda:1 or the like") from error
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
         processor = QSaveProcessor.for_model(directory)
-        model = AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype).to(device)
-        return cls(use_fast_vision(model), processor, metadata, name=str(name), batch_size=batch_size)
+        model: torch.nn.Module = AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype)
+        return cls(
+            use_fast_vision(model.to(device)), processor, metadata, name=str(name), batch_size=batch_size
+        )
 
     @property
     def frame_plan(self) -> FramePlan:
@@ -239,12 +244,13 @@ class RewardModel:
         before = slot_positions(inputs["input_ids"], self._slot_ids.to(hidden.device)) - 1
         states = hidden.gather(1, before[:, :, None].expand(-1, -1, hidden.shape[-1]))
         head = self.model.get_output_embeddings().weight[list(self.level_ids)]
-        return (states.float() @ head.float().T).double().softmax(dim=-1).tolist()
+        probs: list[list[list[float]]] = (states.float() @ head.float().T).double().softmax(dim=-1).tolist()
+        return probs
 
     @torch.inference_mode()
     def _write(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Greedy answers, int64 [clips, tokens], padded on the right."""
-        written = self.model.generate(
+        written: torch.Tensor = self.model.generate(
             **inputs,
             do_sample=False,
             max_new_tokens=MAX_ANSWER_TOKENS,

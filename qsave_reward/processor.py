@@ -43,7 +43,7 @@ def resize_chunks(chunks: Sequence[Chunk], device: torch.device | str = "cpu") -
     for (*_, height, width), members in groups.items():
         pixels = torch.from_numpy(np.concatenate([chunks[i].frames for i in members])).to(device)
         pixels = _resize(pixels.permute(0, 3, 1, 2), height, width).permute(0, 2, 3, 1)
-        for i, pair in zip(members, pixels.split(TEMPORAL_PATCH), strict=True):
+        for i, pair in zip(members, torch.split(pixels, TEMPORAL_PATCH), strict=True):
             resized[i] = pair
     return resized
 
@@ -93,7 +93,7 @@ class QSaveProcessor(ProcessorMixin):
         self.merge_size = merge_size
         self.image_token = "<|image_pad|>"
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
-        super().__init__(tokenizer, chat_template=chat_template or tokenizer.chat_template)
+        super().__init__(tokenizer, chat_template=chat_template or tokenizer.chat_template)  # type: ignore[no-untyped-call]
 
     @classmethod
     def for_model(cls, name_or_path: str | Path) -> QSaveProcessor:
@@ -173,9 +173,10 @@ class QSaveProcessor(ProcessorMixin):
     def question(self, times: Sequence[float], prompt: str) -> str:
         """The rendered chat up to the point where the assistant starts to write."""
         messages = build_messages(times, prompt)
-        return self.tokenizer.apply_chat_template(
+        rendered: str = self.tokenizer.apply_chat_template(
             messages, chat_template=self.chat_template, tokenize=False, add_generation_prompt=True
         )
+        return rendered
 
 
 def _flatten(images: Sequence[Any] | None) -> list[Any]:

@@ -60,7 +60,14 @@ class FramePlan:
     def __post_init__(self) -> None:
         if self.mode not in ("slowfast", "uniform", "all_slow"):
             raise ConfigError(f"frame plan mode must be slowfast, uniform or all_slow, got {self.mode!r}")
-        for name in ("max_frames", "token_budget", "max_slow_tokens", "min_fast_tokens", "slow_every", "token_side"):
+        for name in (
+            "max_frames",
+            "token_budget",
+            "max_slow_tokens",
+            "min_fast_tokens",
+            "slow_every",
+            "token_side",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"frame plan needs {name} >= 1, got {getattr(self, name)}")
         if self.fps is not None and self.fps <= 0:

@@ -24,6 +24,8 @@ from qsave_reward.types import DIMENSIONS, LEVELS, Mode, Record
 from qsave_reward.video import Clip
 
 IGNORED = -100
+LENGTH_STEP = 32
+PATCH_STEP = 1024
 
 
 def level_distribution(values: Sequence[float]) -> list[float]:
@@ -89,6 +91,7 @@ class SFTCollator:
     """
 
     processor: QSaveProcessor
+    repeat_shapes: bool = False
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         tokenizer = self.processor.tokenizer
@@ -98,25 +101,60 @@ class SFTCollator:
             text=[row["question"] + answer for row, answer in zip(rows, answers, strict=True)],
             padding=True,
             padding_side="left",
+            pad_to_multiple_of=LENGTH_STEP if self.repeat_shapes else None,
             return_tensors="pt",
         )
+        if self.repeat_shapes:
+            _append_filler(batch, self.processor)
         ids = batch["input_ids"]
         lengths = [len(tokenizer(answer)["input_ids"]) for answer in answers]
         level_ids, placeholder = slot_token_ids(tokenizer)
-        slots = slot_positions(ids, torch.tensor([*level_ids, placeholder]))
+        slots = slot_positions(ids, torch.tensor([*level_ids, placeholder])).clamp(min=1)
         labels = torch.full_like(ids, IGNORED)
         for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
             if row["mode"] == "reasoned":  # a direct answer is a fixed form: nothing to learn but its slots
                 labels[i, -length:] = ids[i, -length:]
         labels.scatter_(1, slots, IGNORED)
         kept = max(lengths) + 1
+        unrated = [0.0] * len(DIMENSIONS)
+        fillers = len(ids) - len(rows)
         return {
             **batch,
             "labels": labels[:, -kept:],
-            "slots": slots - 1 - (ids.shape[1] - kept),
-            "levels": torch.tensor([row["levels"] for row in rows]),
-            "mos": torch.tensor([row["mos"] for row in rows]),
+            "slots": (slots - 1 - (ids.shape[1] - kept)).clamp(min=0),
+            "levels": torch.tensor(
+                [row["levels"] for row in rows] + [[[0.0] * len(LEVELS)] * len(DIMENSIONS)] * fillers
+            ),
+            "mos": torch.tensor([row["mos"] for row in rows] + [unrated] * fillers),
         }
+
+
+def _append_filler(batch: Any, processor: QSaveProcessor) -> None:
+    """Add one row that teaches nothing and rounds the number of patches up to a multiple of `PATCH_STEP`.
+
+    A CPU builds its bfloat16 matrix kernels anew for each new shape; with few shapes training is 1.4 times as
+    fast, and the cache of kernels stops growing.
+    """
+    missing = -len(batch["pixel_values"]) % PATCH_STEP
+    length = batch["input_ids"].shape[1]
+    tokens = missing // processor.merge_size**2
+    image = [processor.image_token_id] * tokens
+    ids = (
+        [processor.tokenizer.pad_token_id] * (length - tokens - 1)
+        + image
+        + [processor.tokenizer.eos_token_id]
+    )
+    rows = {
+        "input_ids": ids,
+        "attention_mask": [0] * (length - tokens - 1) + [1] * (tokens + 1),
+        "mm_token_type_ids": [0] * (length - tokens - 1) + [1] * tokens + [0],
+    }
+    for name, row in rows.items():
+        batch[name] = torch.cat([batch[name], torch.tensor([row])])
+    if tokens:
+        strip = [[1, processor.merge_size, tokens * processor.merge_size]]
+        batch["image_grid_thw"] = torch.cat([batch["image_grid_thw"], torch.tensor(strip)])
+        batch["pixel_values"] = F.pad(batch["pixel_values"], (0, 0, 0, missing))
 
 
 def text_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from qsave_reward import decode_worker
 from qsave_reward.errors import ConfigError, VideoError
 from qsave_reward.frames import count_frames, take_frames
-from qsave_reward.timeline import Sampling, even_timeline, given_timeline, pick_frames
+from qsave_reward.sampling import Sampling, even_timeline, given_timeline, pick_frames
 
 __all__ = ["MIN_SIDE", "Clip", "Limits", "Sampling", "Video", "read_clip", "write_clip"]
 
@@ -104,8 +104,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not value > 0:
-                raise ConfigError(f"Limits.{name} must be positive, got {value}")
+            if not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"Limits.{name} must be a positive number, got {value}")
 
 
 _SAMPLING = Sampling()
@@ -137,17 +137,17 @@ def read_clip(
 
     Returns:
         The clip. Rotation tags are applied, transparency lies over white, BT.601/709/2020 and full or limited
-        range are honoured; anamorphic pixels and HDR transfer curves are left as stored, with a warning. Of a
-        stream that breaks part-way the sound beginning is returned with a warning, if it is at least half. Bit
-        errors that the codec itself cannot notice (most of those in HEVC, VP8, VP9) stay unnoticed.
+        range are honoured; anamorphic pixels and HDR transfer curves are left as stored, with a warning. Of
+        a stream that breaks part-way the sound beginning is returned with a warning, if it is at least half.
+        Bit errors that the codec itself cannot notice (most of those in HEVC, VP8, VP9) stay unnoticed.
 
     Raises:
         VideoError: with `code`
             `not_found`, `not_a_file`, `url`, `not_a_video`, `no_video`, `no_decoder`, `encrypted`,
             `no_frames`, `corrupt`, `external_data`, `bad_times`, `frame_sizes` for what the input is;
             `too_small`, `too_large`, `too_long`, `too_many_frames`, `out_of_memory`, `timeout`,
-            `decoder_crashed` for what it costs; `no_fps`, `bad_type`, `bad_shape`, `bad_dtype`, `bad_values`
-            for frames in memory.
+            `decoder_crashed` for what it costs; `decord_failed`; `no_fps`, `bad_type`, `bad_shape`,
+            `bad_dtype`, `bad_values` for frames in memory.
         ConfigError: a wrong argument, or decord asked for and not installed.
 
     Example:
@@ -155,22 +155,20 @@ def read_clip(
         (8, 480, 832, 3)
     """
     _check_arguments(fps, times, decoder)
+    rate = None if fps is None else float(fps)
     if isinstance(video, Clip):
         if fps is not None or times is not None:
             raise ConfigError("a Clip brings its own times; leave fps and times out")
         return _thin(video, sampling)
     given = None if times is None else [float(time) for time in times]
     if isinstance(video, str | os.PathLike | bytes | bytearray | memoryview):
-        request = {"sampling": asdict(sampling), "fps": fps, "times": given, "decoder": decoder}
-        source = video if isinstance(video, bytes | bytearray | memoryview) else _absolute(video)
-        frames, report = decode_worker.decode(source, request, limits=asdict(limits))
-        shown_at = np.array(report["times"], dtype=np.float64)
-        return Clip(frames, shown_at, float(report["duration"]), tuple(report["warnings"]))
+        request = {"sampling": asdict(sampling), "fps": rate, "times": given, "decoder": decoder}
+        return _decode(video, request, limits)
     total = count_frames(video)
     if given is not None:
         clock = given_timeline(total, given)
-    elif fps is not None:
-        clock = even_timeline(total, fps)
+    elif rate is not None:
+        clock = even_timeline(total, rate)
     else:
         raise VideoError(f"{total} frames came without times; pass fps= (or times=)", code="no_fps")
     index = pick_frames(clock.times, sampling)
@@ -231,6 +229,13 @@ def _encode(path: Path, frames: NDArray[np.uint8], *, fps: float, crf: int) -> N
             )
             container.mux(stream.encode(yuv))
         container.mux(stream.encode(None))
+
+
+def _decode(video: Video, request: dict[str, Any], limits: Limits) -> Clip:
+    source = video if isinstance(video, bytes | bytearray | memoryview) else _absolute(video)
+    frames, report = decode_worker.decode(source, request, limits=asdict(limits))
+    times = np.array(report["times"], dtype=np.float64)
+    return Clip(frames, times, float(report["duration"]), tuple(report["warnings"]))
 
 
 def _thin(clip: Clip, sampling: Sampling) -> Clip:

@@ -6,13 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from conftest import WEIGHTS
 from transformers import Qwen3VLForConditionalGeneration
 
-from conftest import WEIGHTS
 from qsave_reward.errors import ConfigError, QSaveError, VideoError
 from qsave_reward.model import RewardModel, slot_positions, slot_token_ids
 from qsave_reward.processor import QSaveProcessor, resize_chunks
-from qsave_reward.prompt import direct_answer, parse_report
+from qsave_reward.prompt import direct_answer, parse_report, score_line
 from qsave_reward.slowfast import plan_chunks
 from qsave_reward.types import DIMENSIONS, DimensionScore, VideoScore
 from qsave_reward.video import Clip
@@ -21,9 +21,10 @@ from qsave_reward.world import WorldConfig, world_item
 PROMPT = "a red circle moves left"
 
 
-def item(index, **config):
+def item(index, *, keep=None, **config):
     made = world_item("test", index, config=WorldConfig(**config))
-    return Clip(made.frames, made.times, duration=len(made.times) / made.fps), made.record.prompt
+    frames, times = made.frames[:keep], made.times[:keep]
+    return Clip(frames, times, duration=len(times) / made.fps), made.record.prompt
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,9 @@ def test_scores_are_what_the_stock_model_says(tiny, items):
         logits = model(**inputs).logits[0]
     unknown = processor.tokenizer(" unknown")["input_ids"]
     slots = [i for i, token in enumerate(inputs["input_ids"][0].tolist()) if [token] == unknown]
-    words = [processor.tokenizer(f" {w}")["input_ids"][0] for w in ("bad", "poor", "fair", "good", "excellent")]
+    words = [
+        processor.tokenizer(f" {w}")["input_ids"][0] for w in ("bad", "poor", "fair", "good", "excellent")
+    ]
     card = tiny.score(clip, prompt)
     assert len(slots) == 3
     for slot, dimension in zip(slots, DIMENSIONS, strict=True):
@@ -77,7 +80,7 @@ def test_reasoned_scores_are_read_along_the_written_answer(tiny, items):
     for card in tiny.score_batch(videos, prompts, mode="reasoned"):
         assert isinstance(card, VideoScore)
         levels = parse_report(
-            f"<think>\n{card.reasoning}\n</think>\nvisual quality: fair, dynamic quality: fair, text alignment: fair"
+            f"<think>\n{card.reasoning}\n</think>\n" + score_line(dict.fromkeys(DIMENSIONS, 3))
         )
         assert levels.defects == card.defects
         assert all(1 <= card.scores[d].mean <= 5 for d in DIMENSIONS)
@@ -85,7 +88,7 @@ def test_reasoned_scores_are_read_along_the_written_answer(tiny, items):
 
 def test_one_and_three_frames(tiny):
     for n in (1, 2, 3):
-        clip, prompt = item(n, num_frames=n)
+        clip, prompt = item(n, keep=n)
         assert 1 <= tiny.score(clip, prompt).overall <= 5
 
 
@@ -117,7 +120,12 @@ def test_one_failure_stays_in_its_place(tiny, tmp_path):
     clip, prompt = item(0)
     videos, prompts = [clip, broken, clip, clip], [prompt, prompt, " ", prompt]
     cards = tiny.score_batch(videos, prompts, on_error="return")
-    assert [type(card).__name__ for card in cards] == ["VideoScore", "VideoError", "ConfigError", "VideoScore"]
+    assert [type(card).__name__ for card in cards] == [
+        "VideoScore",
+        "VideoError",
+        "ConfigError",
+        "VideoScore",
+    ]
     assert cards[0].scores == tiny.score(clip, prompt).scores
     assert tiny.explain_batch(videos[1:3], prompts[1:3], on_error="return")[1].code == "empty_prompt"
     with pytest.raises(VideoError):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from conftest import WEIGHTS
 from transformers import AutoModelForImageTextToText
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from conftest import WEIGHTS
 from qsave_reward.errors import ConfigError
 from qsave_reward.fast_vision import use_fast_vision
 from qsave_reward.processor import QSaveProcessor, patchify, resize_chunks
@@ -17,7 +17,9 @@ IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 
 def random_pair(height, width, seed=0):
     # Smooth random pictures: pure noise would make resizing a matter of one rounded pixel.
-    small = np.random.default_rng(seed).integers(0, 256, (2, height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    small = np.random.default_rng(seed).integers(
+        0, 256, (2, height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8
+    )
     return np.ascontiguousarray(small.repeat(8, 1).repeat(8, 2)[:, :height, :width])
 
 
@@ -33,13 +35,13 @@ def test_pixels_equal_the_stock_image_processor_within_one_grey_level():
     ours = patchify(pair, 16, 2)
     assert ours.shape == expected["pixel_values"].shape
     assert (ours - expected["pixel_values"]).abs().max() <= 1 / 127.5 + 1e-6
-    assert (ours != expected["pixel_values"]).float().mean() < 0.01
+    assert ((ours - expected["pixel_values"]).abs() > 1e-5).float().mean() < 0.01
 
 
 def test_patchify_puts_each_pixel_where_the_model_expects_it():
     pair = torch.from_numpy(random_pair(64, 96))
     rows = patchify(pair, 16, 2)
-    # Row r of the output belongs to token r // 4 (tokens row by row) and, inside it, to patch r % 4 (row by row).
+    # Row r of the output belongs to token r // 4 and, inside it, to patch r % 4, both counted row by row.
     for row in (0, 5, 14, 23):
         token, inner = divmod(row, 4)
         top, left = (token // 3 * 2 + inner // 2) * 16, (token % 3 * 2 + inner % 2) * 16
@@ -62,7 +64,7 @@ def test_chunks_of_one_size_give_the_logits_of_the_stock_video_path(processor, s
             mm_token_type_ids=types * 2,
             attention_mask=as_images["attention_mask"],
             pixel_values_videos=as_images["pixel_values"],
-            video_grid_thw=torch.tensor([[3, 4, 6]]),
+            video_grid_thw=torch.tensor([[3, 8, 12]]),
             use_cache=False,
         ).logits
         # The only difference left is the placeholder's own embedding, which vision features replace.
@@ -71,7 +73,10 @@ def test_chunks_of_one_size_give_the_logits_of_the_stock_video_path(processor, s
 
 
 def test_fast_vision_gives_what_the_stock_tower_gives(processor, stock_model):
-    pairs = [torch.from_numpy(random_pair(*size, i)) for i, size in enumerate([(64, 96), (32, 32), (64, 96), (96, 64)])]
+    pairs = [
+        torch.from_numpy(random_pair(*size, i))
+        for i, size in enumerate([(64, 96), (32, 32), (64, 96), (96, 64)])
+    ]
     inputs = processor(images=pairs, text=["".join(IMAGE for _ in pairs) + "x"], return_tensors="pt")
     stock_model.requires_grad_(True)
     expected = stock_model(**inputs, use_cache=False).logits
@@ -87,7 +92,7 @@ def test_fast_vision_gives_what_the_stock_tower_gives(processor, stock_model):
 
 
 def test_golden_ids(processor):
-    pairs = [torch.zeros(2, 64, 32, 3, dtype=torch.uint8), torch.zeros(2, 32, 32, 3, dtype=torch.uint8)]
+    pairs = [torch.zeros(2, 32, 16, 3, dtype=torch.uint8), torch.zeros(2, 16, 16, 3, dtype=torch.uint8)]
     question = processor.question([0.0, 1.25], "a red circle moves left")
     inputs = processor(images=pairs, text=[question], return_tensors="pt")
     tokens = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
@@ -97,12 +102,12 @@ def test_golden_ids(processor):
         "<0.0 seconds><|vision_start|><|image_pad|><|image_pad|><|vision_end|>"
         "<1.2 seconds><|vision_start|><|image_pad|><|vision_end|>"
         "\nPrompt: a red circle moves left\n"
-        "Rate visual quality, dynamic quality and text alignment as bad, poor, fair, good or excellent.<|im_end|>\n"
-        "<|im_start|>assistant\n"
+        "Rate visual quality, dynamic quality and text alignment as bad, poor, fair, good or excellent."
+        "<|im_end|>\n<|im_start|>assistant\n"
     )
     assert inputs["image_grid_thw"].tolist() == [[1, 4, 2], [1, 2, 2]]
     assert inputs["mm_token_type_ids"].sum() == 3
-    assert inputs["pixel_values"].shape == (8 + 4, 3 * 2 * 16 * 16)
+    assert inputs["pixel_values"].shape == (8 + 4, 3 * 2 * 8 * 8)
     assert (inputs["pixel_values"] == -1).all()
 
 
@@ -118,8 +123,8 @@ def test_batches_pad_and_keep_rows_apart(processor):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((2, 32, 40, 3), np.uint8), "multiples of 32"),
-        (np.zeros((2, 0, 32, 3), np.uint8), "multiples of 32"),
+        (np.zeros((2, 32, 40, 3), np.uint8), "multiples of 16"),
+        (np.zeros((2, 0, 32, 3), np.uint8), "multiples of 16"),
         (np.zeros((1, 32, 32, 3), np.uint8), r"uint8 \[2, H, W, 3\]"),
         (np.zeros((2, 32, 32, 3), np.float32), r"uint8 \[2, H, W, 3\]"),
     ],

@@ -74,7 +74,9 @@ def defects(draw):
 
 
 @given(
-    defects(), st.none() | st.from_regex(r"seen: [a-z ;,]{0,40}", fullmatch=True), st.tuples(*[st.integers(1, 5)] * 3)
+    defects(),
+    st.none() | st.from_regex(r"seen: [a-z ;,]{0,40}", fullmatch=True),
+    st.tuples(*[st.integers(1, 5)] * 3),
 )
 def test_what_is_written_is_read_back(found, rationale, levels):
     levels = dict(zip(DIMENSIONS, levels, strict=True))
@@ -85,7 +87,11 @@ def test_what_is_written_is_read_back(found, rationale, levels):
 
 @given(st.text() | st.text(alphabet="<>/think visual quality:,()0.-s\n"))
 def test_any_text_parses_or_is_an_answer_error(text):
-    for candidate in (text, ANSWER.replace("no defect", text), f"<think>{text}</think>{score_line(LEVELS_322)}"):
+    for candidate in (
+        text,
+        ANSWER.replace("no defect", text),
+        f"<think>{text}</think>{score_line(LEVELS_322)}",
+    ):
         try:
             parse_report(candidate)
         except AnswerError as error:
@@ -115,7 +121,9 @@ def test_malformed_answers_are_refused(broken):
 
 def test_severity_words_are_in_order():
     words = [
-        reasoned_answer([Defect("visual_quality", "blur", severity)], None, LEVELS_322).split("(")[1].split(")")[0]
+        reasoned_answer([Defect("visual_quality", "blur", severity)], None, LEVELS_322)
+        .split("(")[1]
+        .split(")")[0]
         for severity in (0.0, 0.39, 0.4, 0.69, 0.7, 1.0)
     ]
     assert words == [SEVERITIES[i] for i in (0, 0, 1, 1, 2, 2)]

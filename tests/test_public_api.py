@@ -3,10 +3,10 @@
 import ast
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomllib
 
 import qsave_reward
 
@@ -26,8 +26,23 @@ LAYERS = [
 
 def test_public_names():
     assert sorted(qsave_reward.__all__) == sorted(
-        "AnswerError Clip ConfigError DIMENSIONS Defect DimensionScore LEVELS QSaveError Record RewardModel Scorer "
-        "ServerError VideoError VideoScore read_clip".split()
+        [
+            "AnswerError",
+            "Clip",
+            "ConfigError",
+            "DIMENSIONS",
+            "Defect",
+            "DimensionScore",
+            "LEVELS",
+            "QSaveError",
+            "Record",
+            "RewardModel",
+            "Scorer",
+            "ServerError",
+            "VideoError",
+            "VideoScore",
+            "read_clip",
+        ]
     )
     for name in qsave_reward.__all__:
         assert getattr(qsave_reward, name) is not None
@@ -44,7 +59,8 @@ def test_version_is_the_declared_one():
 @pytest.mark.parametrize("module", ["qsave_reward", "qsave_reward.cli", "qsave_reward.decode_worker"])
 def test_import_is_cheap_and_silent(module):
     code = (
-        f"import {module}, sys; heavy = {{'torch', 'transformers', 'trl', 'diffusers', 'peft'}} & set(sys.modules);"
+        f"import {module}, sys;"
+        "heavy = {'torch', 'transformers', 'trl', 'diffusers', 'peft'} & set(sys.modules);"
         "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)

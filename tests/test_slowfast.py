@@ -118,6 +118,12 @@ def test_native_size_is_not_enlarged():
 def test_impossible_plans_are_refused():
     with pytest.raises(ConfigError, match="budget of 3 cannot hold 8 chunks"):
         plan_chunks(make_clip(noise_frames(16)), FramePlan(token_budget=3))
-    for wrong in ({"mode": "fast"}, {"max_frames": 0}, {"fast_share": 0.0}, {"similarity": 1.5}, {"fps": -1.0}):
+    for wrong in (
+        {"mode": "fast"},
+        {"max_frames": 0},
+        {"fast_share": 0.0},
+        {"similarity": 1.5},
+        {"fps": -1.0},
+    ):
         with pytest.raises(ConfigError):
             FramePlan(**wrong)

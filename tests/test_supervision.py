@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 
 from qsave_reward.errors import ConfigError
 from qsave_reward.slowfast import FramePlan
-from qsave_reward.supervision import IGNORED, SFTCollator, level_distribution, score_losses, sft_row, text_loss
+from qsave_reward.supervision import (
+    IGNORED,
+    SFTCollator,
+    level_distribution,
+    score_losses,
+    sft_row,
+    text_loss,
+)
 from qsave_reward.types import DIMENSIONS, Defect, Record
 from qsave_reward.video import Clip
 
@@ -98,6 +105,10 @@ def test_unrated_rows(processor):
     with pytest.raises(ConfigError, match="all three ratings"):
         sft_row(CLIP, unrated, processor, PLAN, "reasoned")
     losses = score_losses(
-        torch.randn(1, 3, 8), torch.zeros(1, 3, dtype=torch.long), torch.zeros(1, 3, 5), torch.zeros(1, 3), range(5)
+        torch.randn(1, 3, 8),
+        torch.zeros(1, 3, dtype=torch.long),
+        torch.zeros(1, 3, 5),
+        torch.zeros(1, 3),
+        range(5),
     )
     assert [loss.item() for loss in losses] == [0.0, 0.0]

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -10,7 +11,7 @@ import pytest
 from video_files import cut, encode, numbered, numbers, sequential
 
 from qsave_reward.errors import ConfigError, VideoError
-from qsave_reward.timeline import pick_frames
+from qsave_reward.sampling import pick_frames
 from qsave_reward.video import Sampling, read_clip, write_clip
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -88,6 +89,12 @@ def test_bytes_and_path_agree(files):
     assert np.array_equal(by_path.frames, read_clip(str(files["b_frames"])).frames)
 
 
+def test_numbers_of_other_libraries(files):
+    sampling = Sampling(np.int64(3), fps=np.float32(50))
+    clip = read_clip(files["vfr_mp4"], sampling, fps=Fraction(24000, 1001))
+    assert len(clip.frames) == 3 and clip.times[-1] == pytest.approx(19 * 1001 / 24000)
+
+
 def test_the_caller_may_overrule_the_file(files):
     clip = read_clip(files["vfr_mp4"], fps=10)
     assert clip.duration == 2.0 and clip.times[1] == pytest.approx(0.1)
@@ -114,7 +121,7 @@ def test_decord_on_request(files):
     pytest.importorskip("decord")
     plain, by_decord = (read_clip(files["b_frames"], decoder=d) for d in ("pyav", "decord"))
     assert np.array_equal(plain.frames, by_decord.frames) and np.array_equal(plain.times, by_decord.times)
-    assert refusal(files["cut_inside"], decoder="decord").code == "corrupt"
+    assert refusal(files["cut_inside"], decoder="decord").code == "decord_failed"
 
 
 @pytest.mark.parametrize("size", [(64, 160), (65, 161), (64, 161)])

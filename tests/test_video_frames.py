@@ -12,7 +12,7 @@ from PIL import Image
 from video_files import HEIGHT, WIDTH, numbered, numbers
 
 from qsave_reward.errors import ConfigError, VideoError
-from qsave_reward.timeline import pick_frames, stamp_timeline
+from qsave_reward.sampling import pick_frames, stamp_timeline
 from qsave_reward.video import Clip, Limits, Sampling, read_clip
 
 FRAMES = np.stack([numbered(i) for i in range(24)])
@@ -186,6 +186,8 @@ def test_wrong_arguments(wrong):
         read_clip(FRAMES, **wrong)
     with pytest.raises(ConfigError):
         Limits(timeout=0)
+    with pytest.raises(ConfigError):
+        Limits(timeout=float("inf"))
 
 
 # Clip
