@@ -35,7 +35,7 @@ def _embed_patches(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     return F.linear(hidden_states.to(weight.dtype), weight.flatten(1), self.proj.bias)
 
 
-@torch.compiler.disable  # its groups differ from batch to batch, so a compiled form would be built anew each time
+@torch.compiler.disable  # its groups differ from batch to batch: it would be compiled anew each time
 def _attend_by_size(
     self: Any,
     hidden_states: torch.Tensor,
@@ -70,8 +70,8 @@ def _attend_by_size(
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, scale: float) -> torch.Tensor:
     """Unmasked attention, [images, heads, patches, dim]."""
     if query.device.type == "cpu" and query.shape[2] <= 256:
-        # torch's fused CPU kernel is slow on many short rows, and bfloat16 products are slow on shapes that do
-        # not repeat; the plain formula in single precision is fastest (torch 2.13, 2 cores with AMX).
+        # torch's fused CPU kernel is slow on many short rows, and bfloat16 products are slow on shapes that
+        # do not repeat; the plain formula in single precision is fastest (torch 2.13, 2 cores with AMX).
         with torch.autocast("cpu", enabled=False):
             weights = ((query.float() @ key.float().transpose(-1, -2)) * scale).softmax(dim=-1)
             return (weights @ value.float()).to(value.dtype)

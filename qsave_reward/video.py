@@ -1,7 +1,7 @@
 """Clips in and out: `read_clip` turns whatever a caller holds into a `Clip`, `write_clip` saves frames as
 MP4.
 
-Encoded input is decoded in a separate process (`decode_worker`), so that a file which hangs, crashes or
+Encoded input is decoded in a separate process (`decoding.worker`), so that a file which hangs, crashes or
 swells the decoder costs one typed error. Nothing here opens a network connection or any file but the one
 named.
 """
@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from qsave_reward import decode_worker
+from qsave_reward.decoding import worker
 from qsave_reward.errors import ConfigError, VideoError
 from qsave_reward.frames import count_frames, take_frames
 from qsave_reward.sampling import Sampling, even_timeline, given_timeline, pick_frames
@@ -233,7 +233,7 @@ def _encode(path: Path, frames: NDArray[np.uint8], *, fps: float, crf: int) -> N
 
 def _decode(video: Video, request: dict[str, Any], limits: Limits) -> Clip:
     source = video if isinstance(video, bytes | bytearray | memoryview) else _absolute(video)
-    frames, report = decode_worker.decode(source, request, limits=asdict(limits))
+    frames, report = worker.decode(source, request, limits=asdict(limits))
     times = np.array(report["times"], dtype=np.float64)
     return Clip(frames, times, float(report["duration"]), tuple(report["warnings"]))
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from video_files import encode, numbers
 
-from qsave_reward import decode_worker
+from qsave_reward.decoding import worker
 from qsave_reward.errors import ConfigError, VideoError
 from qsave_reward.video import Limits, Sampling, read_clip
 
@@ -44,7 +44,7 @@ def refused(video, **arguments) -> str:
 
 def idle_pid() -> int:
     """The decoder process that the next read will use."""
-    return decode_worker._pool.idle[-1].process.pid
+    return worker._pool.idle[-1].process.pid
 
 
 def exists(pid: int) -> bool:
@@ -86,7 +86,7 @@ def test_the_exact_limit_is_allowed(long_path):
 def test_memory_is_bounded(tmp_path, clip_path):
     Image.new("RGB", (4096, 2304)).save(tmp_path / "a.png")
     video = encode(tmp_path / "a.mp4", 6, size=(2304, 4096), options={"bf": "3", "refs": "4"})
-    decode_worker._pool.close()  # a used decoder may find room in what it holds already
+    worker._pool.close()  # a used decoder may find room in what it holds already
     for path in (tmp_path / "a.png", video):
         assert refused(path, limits=Limits(max_memory=230 << 20)) == "out_of_memory"
         assert len(read_clip(clip_path).frames) == 16
@@ -146,8 +146,8 @@ def test_a_decoder_killed_at_work_is_an_error(long_path, clip_path):
     codes = []
     thread = threading.Thread(target=lambda: codes.append(refused(long_path)))
     thread.start()
-    assert wait_until(lambda: decode_worker._pool.busy)
-    pid = decode_worker._pool.busy[0].process.pid
+    assert wait_until(lambda: worker._pool.busy)
+    pid = worker._pool.busy[0].process.pid
     time.sleep(0.05)
     os.kill(pid, signal.SIGKILL)
     thread.join()
@@ -158,7 +158,7 @@ def test_a_decoder_killed_at_work_is_an_error(long_path, clip_path):
 def test_decoders_are_recycled(clip_path, monkeypatch):
     read_clip(clip_path)
     pid = idle_pid()
-    monkeypatch.setattr(decode_worker, "_RECYCLE_AFTER", 1)
+    monkeypatch.setattr(worker, "_RECYCLE_AFTER", 1)
     read_clip(clip_path)
     assert not exists(pid)
 
@@ -169,7 +169,7 @@ def test_only_a_few_decoders_are_started(clip_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(decode_worker._pool.idle) <= decode_worker._WORKERS and not decode_worker._pool.busy
+    assert len(worker._pool.idle) <= worker._WORKERS and not worker._pool.busy
 
 
 def run(script: str, *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -190,10 +190,10 @@ def test_a_plain_script_works_and_leaves_nothing_behind(tmp_path, clip_path):
     script = """
         import sys
         from qsave_reward.video import read_clip
-        from qsave_reward import decode_worker
+        from qsave_reward.decoding import worker
         assert read_clip(sys.argv[1]).frames.shape == (16, 64, 160, 3)
         assert not {"torch", "av", "PIL"} & set(sys.modules)
-        print(decode_worker._pool.idle[0].process.pid)
+        print(worker._pool.idle[0].process.pid)
     """
     done = run(script, clip_path, folder=tmp_path)
     assert done.returncode == 0 and done.stderr == ""
@@ -201,7 +201,7 @@ def test_a_plain_script_works_and_leaves_nothing_behind(tmp_path, clip_path):
 
 
 def test_the_decoder_process_loads_no_torch():
-    code = "import sys, qsave_reward.decode_worker, qsave_reward.decode; assert 'torch' not in sys.modules"
+    code = "import sys, qsave_reward.decoding.decode as _; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
@@ -209,9 +209,9 @@ def test_a_decoder_ends_when_its_parent_is_killed(tmp_path, clip_path):
     script = """
         import os, signal, sys
         from qsave_reward.video import read_clip
-        from qsave_reward import decode_worker
+        from qsave_reward.decoding import worker
         read_clip(sys.argv[1])
-        print(decode_worker._pool.idle[0].process.pid, flush=True)
+        print(worker._pool.idle[0].process.pid, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     """
     done = run(script, clip_path, folder=tmp_path)
@@ -225,16 +225,16 @@ def test_a_forked_child_has_decoders_of_its_own(tmp_path, clip_path):
     script = """
         import os, sys
         from qsave_reward.video import Sampling, read_clip
-        from qsave_reward import decode_worker
+        from qsave_reward.decoding import worker
 
         def pid():
-            return decode_worker._pool.idle[-1].process.pid
+            return worker._pool.idle[-1].process.pid
 
         read_clip(sys.argv[1])
         before = pid()
         child = os.fork()
         if child == 0:
-            assert not decode_worker._pool.idle
+            assert not worker._pool.idle
             for _ in range(20):
                 assert len(read_clip(sys.argv[1], Sampling(3)).frames) == 3
             assert pid() != before
@@ -283,6 +283,6 @@ def test_hard_inputs(record):
             assert np.isfinite(clip.duration)
     finally:
         assert time.monotonic() - start < 10
-    for worker in decode_worker._pool.idle:
-        status = Path(f"/proc/{worker.process.pid}/status").read_text()
+    for idle in worker._pool.idle:
+        status = Path(f"/proc/{idle.process.pid}/status").read_text()
         assert int(status.split("VmHWM:")[1].split()[0]) < 1_000_000

@@ -84,6 +84,12 @@ class RewardSFTTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
+def parse(argv: list[str]) -> tuple[RewardArguments, FramePlan, SFTConfig, ModelConfig]:
+    """Options of a run; a misspelt name, a wrong type or a wrong choice stops it."""
+    parser = TrlParser((RewardArguments, FramePlan, SFTConfig, ModelConfig), allow_abbrev=False)
+    return parser.parse_args_and_config(expand_config(argv))
+
+
 def make_dataset(
     arguments: RewardArguments, n: int, seed: int, processor: QSaveProcessor, plan: FramePlan
 ) -> Dataset:
@@ -142,8 +148,7 @@ def last_finished_checkpoint(output: Path) -> str | None:
 
 
 def main() -> None:
-    parser = TrlParser((RewardArguments, FramePlan, SFTConfig, ModelConfig), allow_abbrev=False)
-    arguments, plan, config, model_config = parser.parse_args_and_config(expand_config(sys.argv[1:]))
+    arguments, plan, config, model_config = parse(sys.argv[1:])
     config.remove_unused_columns = False
     config.dataset_kwargs = {"skip_prepare_dataset": True}
     output = Path(config.output_dir)
@@ -182,4 +187,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ConfigError as error:
+        sys.exit(f"error: {error}")

@@ -19,12 +19,13 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qsave_reward.decode_pipe import PIPE_BYTES, fill, receive, send
+from qsave_reward.decoding.pipe import PIPE_BYTES, fill, receive, send
 from qsave_reward.errors import VideoError
 
 _WORKERS = max(2, min(8, os.cpu_count() or 1))
@@ -34,7 +35,7 @@ _GRACE = 5.0  # seconds after the deadline at which a worker whose parent is gon
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from qsave_reward.decode_worker import main; main()"
+    "from qsave_reward.decoding.worker import main; main()"
 )
 
 
@@ -42,7 +43,7 @@ class _Worker:
     """The parent's handle on one decoder process."""
 
     def __init__(self) -> None:
-        root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        root = str(Path(__file__).resolve().parents[2])
         search = [root, *(os.path.abspath(entry) for entry in sys.path)]
         self.clips = 0
         self.process = subprocess.Popen(
@@ -239,7 +240,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
-    from qsave_reward import decode as decoders  # heavy, and wanted in this process only
+    from qsave_reward.decoding import decode as decoders  # heavy, and wanted in this process only
 
     gc.freeze()  # keeps the many collections in `decode` short
     send(replies, {"ready": True})

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from qsave_reward.decode_output import Delivery, Job
+from qsave_reward.decoding.output import Delivery, Job
 from qsave_reward.errors import VideoError
 from qsave_reward.frames import image_to_rgb
 from qsave_reward.sampling import delay_timeline

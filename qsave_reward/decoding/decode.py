@@ -20,8 +20,9 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
-from qsave_reward.decode_image import decode_image, delays_of_gif
-from qsave_reward.decode_libav import (
+from qsave_reward.decoding.containers import IMAGES, open_file, sniff
+from qsave_reward.decoding.images import decode_image, delays_of_gif
+from qsave_reward.decoding.libav import (
     READ_ERRORS,
     Reading,
     damaged,
@@ -30,9 +31,8 @@ from qsave_reward.decode_libav import (
     sound_frames,
     video_streams,
 )
-from qsave_reward.decode_open import IMAGES, open_file, sniff
-from qsave_reward.decode_output import Delivery, Emit, Job
-from qsave_reward.decode_pixels import note_traits, to_rgb
+from qsave_reward.decoding.output import Delivery, Emit, Job
+from qsave_reward.decoding.pixels import note_traits, to_rgb
 from qsave_reward.errors import VideoError
 from qsave_reward.sampling import Timeline, delay_timeline, stamp_timeline
 

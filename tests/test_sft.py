@@ -1,0 +1,120 @@
+"""The supervised recipe, run as a user runs it on an untrained model of the smallest size."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from qsave_reward.model import RewardModel
+from qsave_reward.types import DIMENSIONS
+from qsave_reward.world import world_item
+
+ROOT = Path(__file__).parent.parent
+RECIPES = ROOT / "recipes" / "reward"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    out = tmp_path_factory.mktemp("base")
+    sizes = [
+        "--hidden",
+        "32",
+        "--layers",
+        "1",
+        "--heads",
+        "1",
+        "--vision-hidden",
+        "32",
+        "--vision-layers",
+        "1",
+        "--corpus",
+        "500",
+    ]
+    subprocess.run([sys.executable, RECIPES / "make_tiny.py", "--out", out, *sizes], check=True, timeout=120)
+    return out
+
+
+def command(base, out, *options):
+    config = ROOT / "configs" / "reward" / "tiny" / "1_sft.yaml"
+    small = (
+        "--max_steps 4 --save_steps 1 --save_total_limit 9 --per_device_train_batch_size 3 --warmup_steps 0 "
+        "--logging_steps 1 --compile_blocks false --bf16 false --dataloader_num_workers 0 --report_to none"
+    )
+    return [
+        *(sys.executable, RECIPES / "sft.py", "--config", config, "--model_name_or_path", base),
+        *("--output_dir", out, *small.split(), *options),
+    ]
+
+
+def run(*arguments, expect=0):
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command(*arguments), env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(base, tmp_path_factory):
+    out = tmp_path_factory.mktemp("trained")
+    return out, run(base, out)
+
+
+def test_every_weight_moves_and_every_loss_is_logged(base, trained):
+    out, log = trained
+    before, after = load_file(base / "model.safetensors"), load_file(out / "model.safetensors")
+    assert before.keys() == after.keys()
+    still = [name for name in before if torch.equal(before[name], after[name].to(before[name].dtype))]
+    assert not still
+    for name in ("loss_text", "loss_level", "loss_expectation"):
+        assert log.count(name) >= 4
+
+
+def test_the_result_is_a_reward_model(trained):
+    model = RewardModel.from_pretrained(trained[0], device="cpu")
+    item = world_item("test", 0)
+    card = model.score(item.frames, item.record.prompt, fps=item.fps)
+    assert all(1 <= card.scores[dimension].mean <= 5 for dimension in DIMENSIONS)
+    assert card.provenance.frame_plan["token_budget"] == 256
+    assert card.provenance.revision == model.metadata.revision != ""
+    assert "rendered clips" in model.metadata.trained_on
+
+
+def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_ends(base, trained, tmp_path):
+    process = subprocess.Popen(
+        command(base, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 200
+    while not (tmp_path / "checkpoint-2" / "trainer_state.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "qsave.json").exists()
+    # What a kill in the middle of saving leaves behind: a later checkpoint without its last file.
+    (tmp_path / "checkpoint-9").mkdir()
+    log = run(base, tmp_path)
+    assert log.count("loss_text") <= 2, "the run started again instead of going on"
+    undisturbed, resumed = (load_file(d / "model.safetensors") for d in (trained[0], tmp_path))
+    for name, weights in undisturbed.items():
+        assert torch.allclose(weights, resumed[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--learning_rat", "1"], "learning_rat"),
+        (["--max_steps", "8.5"], "8.5"),
+        (["--mode", "fast"], "invalid choice"),
+        (["--config", "other.yaml"], "--config may be given once"),
+        (["--token_budget", "0"], "token_budget >= 1"),
+    ],
+)
+def test_wrong_options_stop_the_run(base, tmp_path, options, message):
+    assert message in run(base, tmp_path / "none", *options, expect=2 if "config" not in options[0] else 1)
+    assert not (tmp_path / "none").exists()
