@@ -73,6 +73,7 @@ def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, scal
         # torch's fused CPU kernel is slow on many short rows, and bfloat16 products are slow on shapes that
         # do not repeat; the plain formula in single precision is fastest (torch 2.13, 2 cores with AMX).
         with torch.autocast("cpu", enabled=False):
-            weights = ((query.float() @ key.float().transpose(-1, -2)) * scale).softmax(dim=-1)
-            return (weights @ value.float()).to(value.dtype)
+            precise = torch.promote_types(query.dtype, torch.float32)
+            scores = query.to(precise) @ key.to(precise).transpose(-1, -2) * scale
+            return (scores.softmax(dim=-1) @ value.to(precise)).to(value.dtype)
     return F.scaled_dot_product_attention(query, key, value, scale=scale)

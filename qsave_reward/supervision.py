@@ -25,7 +25,7 @@ from qsave_reward.video import Clip
 
 IGNORED = -100
 LENGTH_STEP = 32
-PATCH_STEP = 1024
+PATCH_STEP = 512
 
 
 def level_distribution(values: Sequence[float]) -> list[float]:

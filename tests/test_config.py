@@ -1,6 +1,7 @@
 """Strict configuration files."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,9 @@ import yaml
 
 from qsave_reward.config import expand_config
 from qsave_reward.errors import ConfigError
+
+# TRL's default is the old name of an option that transformers renamed; both names work until transformers 6.
+pytestmark = pytest.mark.filterwarnings("ignore:.gradient_checkpointing. is deprecated:FutureWarning")
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
 
@@ -42,6 +46,7 @@ def load_recipe():
     path = Path(__file__).parent.parent / "recipes" / "reward" / "sft.py"
     spec = importlib.util.spec_from_file_location("sft_recipe", path)
     recipe = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = recipe  # dataclasses look their module up
     spec.loader.exec_module(recipe)
     return recipe
 
@@ -54,3 +59,18 @@ def test_shipped_configs_parse(path, tmp_path):
     content = yaml.safe_load(path.read_text())
     assert arguments.data == content["data"] and arguments.trained_on
     assert plan.token_budget == content["token_budget"] and config.max_steps == content["max_steps"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--learning_rat", "1"], "learning_rat"),
+        (["--max_steps", "8.5"], "8.5"),
+        (["--mode", "fast"], "invalid choice"),
+        (["--token_budget", "0"], "token_budget >= 1"),
+    ],
+)
+def test_wrong_options_stop_the_run(tmp_path, capsys, options, message):
+    with pytest.raises((ConfigError, SystemExit)) as caught:
+        load_recipe().parse(["--config", str(CONFIGS[0]), "--output_dir", str(tmp_path), *options])
+    assert message in str(caught.value) + capsys.readouterr().err

@@ -64,7 +64,7 @@ def test_chunks_of_one_size_give_the_logits_of_the_stock_video_path(processor, s
             mm_token_type_ids=types * 2,
             attention_mask=as_images["attention_mask"],
             pixel_values_videos=as_images["pixel_values"],
-            video_grid_thw=torch.tensor([[3, 8, 12]]),
+            video_grid_thw=torch.tensor([[3, 4, 6]]),
             use_cache=False,
         ).logits
         # The only difference left is the placeholder's own embedding, which vision features replace.
@@ -92,7 +92,7 @@ def test_fast_vision_gives_what_the_stock_tower_gives(processor, stock_model):
 
 
 def test_golden_ids(processor):
-    pairs = [torch.zeros(2, 32, 16, 3, dtype=torch.uint8), torch.zeros(2, 16, 16, 3, dtype=torch.uint8)]
+    pairs = [torch.zeros(2, 64, 32, 3, dtype=torch.uint8), torch.zeros(2, 32, 32, 3, dtype=torch.uint8)]
     question = processor.question([0.0, 1.25], "a red circle moves left")
     inputs = processor(images=pairs, text=[question], return_tensors="pt")
     tokens = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0].tolist())
@@ -107,7 +107,7 @@ def test_golden_ids(processor):
     )
     assert inputs["image_grid_thw"].tolist() == [[1, 4, 2], [1, 2, 2]]
     assert inputs["mm_token_type_ids"].sum() == 3
-    assert inputs["pixel_values"].shape == (8 + 4, 3 * 2 * 8 * 8)
+    assert inputs["pixel_values"].shape == (8 + 4, 3 * 2 * 16 * 16)
     assert (inputs["pixel_values"] == -1).all()
 
 
@@ -123,8 +123,8 @@ def test_batches_pad_and_keep_rows_apart(processor):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((2, 32, 40, 3), np.uint8), "multiples of 16"),
-        (np.zeros((2, 0, 32, 3), np.uint8), "multiples of 16"),
+        (np.zeros((2, 32, 40, 3), np.uint8), "multiples of 32"),
+        (np.zeros((2, 0, 32, 3), np.uint8), "multiples of 32"),
         (np.zeros((1, 32, 32, 3), np.uint8), r"uint8 \[2, H, W, 3\]"),
         (np.zeros((2, 32, 32, 3), np.float32), r"uint8 \[2, H, W, 3\]"),
     ],

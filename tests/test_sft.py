@@ -22,21 +22,10 @@ RECIPES = ROOT / "recipes" / "reward"
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     out = tmp_path_factory.mktemp("base")
-    sizes = [
-        "--hidden",
-        "32",
-        "--layers",
-        "1",
-        "--heads",
-        "1",
-        "--vision-hidden",
-        "32",
-        "--vision-layers",
-        "1",
-        "--corpus",
-        "500",
-    ]
-    subprocess.run([sys.executable, RECIPES / "make_tiny.py", "--out", out, *sizes], check=True, timeout=120)
+    sizes = "--hidden 32 --layers 2 --heads 1 --vision-hidden 32 --vision-layers 1 --corpus 500"
+    subprocess.run(
+        [sys.executable, RECIPES / "make_tiny.py", "--out", out, *sizes.split()], check=True, timeout=120
+    )
     return out
 
 
@@ -44,7 +33,8 @@ def command(base, out, *options):
     config = ROOT / "configs" / "reward" / "tiny" / "1_sft.yaml"
     small = (
         "--max_steps 4 --save_steps 1 --save_total_limit 9 --per_device_train_batch_size 3 --warmup_steps 0 "
-        "--logging_steps 1 --compile_blocks false --bf16 false --dataloader_num_workers 0 --report_to none"
+        "--logging_steps 1 --compile_blocks false --bf16 false --save_dtype float32 --report_to none "
+        "--dataloader_num_workers 0"
     )
     return [
         *(sys.executable, RECIPES / "sft.py", "--config", config, "--model_name_or_path", base),
@@ -80,7 +70,7 @@ def test_the_result_is_a_reward_model(trained):
     item = world_item("test", 0)
     card = model.score(item.frames, item.record.prompt, fps=item.fps)
     assert all(1 <= card.scores[dimension].mean <= 5 for dimension in DIMENSIONS)
-    assert card.provenance.frame_plan["token_budget"] == 256
+    assert card.provenance.frame_plan["token_budget"] == 96
     assert card.provenance.revision == model.metadata.revision != ""
     assert "rendered clips" in model.metadata.trained_on
 
@@ -105,16 +95,10 @@ def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_ends(base, train
         assert torch.allclose(weights, resumed[name], atol=1e-5), name
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--learning_rat", "1"], "learning_rat"),
-        (["--max_steps", "8.5"], "8.5"),
-        (["--mode", "fast"], "invalid choice"),
-        (["--config", "other.yaml"], "--config may be given once"),
-        (["--token_budget", "0"], "token_budget >= 1"),
-    ],
-)
-def test_wrong_options_stop_the_run(base, tmp_path, options, message):
-    assert message in run(base, tmp_path / "none", *options, expect=2 if "config" not in options[0] else 1)
-    assert not (tmp_path / "none").exists()
+def test_lora_is_merged_into_what_is_saved(base, tmp_path):
+    run(base, tmp_path, "--max_steps", "1", "--use_peft", "true", "--lora_target_modules", "q_proj", "v_proj")
+    before, after = load_file(base / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert before.keys() == after.keys()
+    moved = {name.split(".")[-2] for name in before if not torch.allclose(before[name], after[name])}
+    assert moved <= {"q_proj", "v_proj"} and "v_proj" in moved
+    RewardModel.from_pretrained(tmp_path, device="cpu")

@@ -137,9 +137,9 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=192)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--heads", type=int, default=3)
-    parser.add_argument("--vision-hidden", type=int, default=128)
+    parser.add_argument("--vision-hidden", type=int, default=192)
     parser.add_argument("--vision-layers", type=int, default=4)
-    parser.add_argument("--patch-size", type=int, default=8)
+    parser.add_argument("--patch-size", type=int, default=16)
     parser.add_argument("--vocab-size", type=int, default=1024)
     parser.add_argument(
         "--corpus", type=int, default=20_000, help="world prompts that the tokenizer is trained on"

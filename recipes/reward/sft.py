@@ -13,8 +13,9 @@ import json
 import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 import yaml
 from datasets import Dataset
 from transformers import AutoModelForImageTextToText
@@ -52,6 +53,9 @@ class RewardArguments:
     repeat_shapes: bool = field(
         default=False, metadata={"help": "round batch shapes up (1.4 times as fast in bfloat16 on a CPU)"}
     )
+    save_dtype: Literal["float32", "float16", "bfloat16"] | None = field(
+        default=None, metadata={"help": "precision of the saved weights; default: that of training"}
+    )
     varied_share: float = field(
         default=0.25, metadata={"help": "world data: share of clips of other sizes and rates"}
     )
@@ -87,7 +91,10 @@ class RewardSFTTrainer(SFTTrainer):
 def parse(argv: list[str]) -> tuple[RewardArguments, FramePlan, SFTConfig, ModelConfig]:
     """Options of a run; a misspelt name, a wrong type or a wrong choice stops it."""
     parser = TrlParser((RewardArguments, FramePlan, SFTConfig, ModelConfig), allow_abbrev=False)
-    return parser.parse_args_and_config(expand_config(argv))
+    try:
+        return parser.parse_args_and_config(expand_config(argv))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def make_dataset(
@@ -176,8 +183,13 @@ def main() -> None:
         processing_class=processor,
         peft_config=get_peft_config(model_config),
     )
-    (output / "config.yaml").write_text(yaml.safe_dump({**asdict(arguments), "max_steps": config.max_steps}))
+    resolved = {**config.to_dict(), **asdict(model_config), **asdict(plan), **asdict(arguments)}
+    (output / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(resolved, default=str))))
     trainer.train(resume_from_checkpoint=last_finished_checkpoint(output))
+    if model_config.use_peft:
+        trainer.model = trainer.model.merge_and_unload()
+    if arguments.save_dtype is not None:
+        trainer.model.to(getattr(torch, arguments.save_dtype))
     trainer.save_model(output)
     if trainer.is_world_process_zero():
         world = arguments.data.startswith("world:")
