@@ -8,7 +8,14 @@
 from qsave_reward.world.defects import LABELS, degrade
 from qsave_reward.world.export import WorldDataset, export_world, noise_ceiling, parse_world_name
 from qsave_reward.world.phrasing import describe, in_grammar, vocabulary
-from qsave_reward.world.stream import WorldConfig, WorldItem, WorldPlan, world_item, world_plan
+from qsave_reward.world.stream import (
+    WorldConfig,
+    WorldItem,
+    WorldPlan,
+    render_plan,
+    world_item,
+    world_plan,
+)
 
 __all__ = [
     "LABELS",
@@ -22,6 +29,7 @@ __all__ = [
     "in_grammar",
     "noise_ceiling",
     "parse_world_name",
+    "render_plan",
     "vocabulary",
     "world_item",
     "world_plan",

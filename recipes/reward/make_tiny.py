@@ -105,6 +105,7 @@ def make_model(
                 "mrope_interleaved": True,
             },
             "tie_word_embeddings": True,
+            "initializer_range": args.init_std,
             "pad_token_id": tokenizer.pad_token_id,
             "eos_token_id": tokenizer.eos_token_id,
         },
@@ -119,6 +120,7 @@ def make_model(
             "out_hidden_size": args.hidden,
             "num_position_embeddings": 256,
             "deepstack_visual_indexes": [args.vision_layers // 2],
+            "initializer_range": args.init_std,
         },
         image_token_id=ids("<|image_pad|>"),
         video_token_id=ids("<|video_pad|>"),
@@ -140,6 +142,8 @@ def main() -> None:
     parser.add_argument("--vision-hidden", type=int, default=192)
     parser.add_argument("--vision-layers", type=int, default=4)
     parser.add_argument("--patch-size", type=int, default=16)
+    # The 0.02 of large models keeps a narrow one almost linear, so that it is slow to see noise or flicker.
+    parser.add_argument("--init-std", type=float, default=0.06)
     parser.add_argument("--vocab-size", type=int, default=1024)
     parser.add_argument(
         "--corpus", type=int, default=20_000, help="world prompts that the tokenizer is trained on"

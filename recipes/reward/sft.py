@@ -28,7 +28,7 @@ from qsave_reward.errors import ConfigError
 from qsave_reward.fast_vision import use_fast_vision
 from qsave_reward.processor import QSaveProcessor
 from qsave_reward.slowfast import FramePlan
-from qsave_reward.supervision import SFTCollator, score_losses, sft_row, slot_token_ids, text_loss
+from qsave_reward.supervision import IGNORED, SFTCollator, score_losses, sft_row, slot_token_ids, text_loss
 from qsave_reward.types import Record
 from qsave_reward.video import Clip, Sampling, read_clip
 from qsave_reward.world import WorldConfig, parse_world_name, vocabulary, world_item
@@ -85,6 +85,14 @@ class RewardSFTTrainer(SFTTrainer):
         metrics = self._metrics["train" if model.training else "eval"]
         for name, value in (("text", text), ("level", level), ("expectation", expectation)):
             metrics[f"loss_{name}"].append(value.item())
+        # The slots of a reasoned row follow the true reasons and are easy; these have to look at the clip.
+        direct = (labels == IGNORED).all(dim=1)
+        if direct.any():
+            with torch.no_grad():
+                alone = score_losses(
+                    outputs.logits[direct], slots[direct], levels[direct], mos[direct], self.level_ids
+                )
+            metrics["loss_expectation_direct"].append(alone[1].item())
         return (loss, outputs) if return_outputs else loss
 
 
