@@ -62,7 +62,7 @@ def find_checkpoint(name: str | Path) -> Path:
     """
     if name in BUNDLED:
         return BUNDLED[str(name)]
-    if Path(name).is_dir():
+    if str(name) and Path(name).is_dir():
         return Path(name)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

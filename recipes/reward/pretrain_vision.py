@@ -26,7 +26,7 @@ from qsave_reward.fast_vision import use_fast_vision
 from qsave_reward.processor import QSaveProcessor, patchify, resize_chunks
 from qsave_reward.slowfast import FramePlan, plan_chunks
 from qsave_reward.video import Sampling, read_clip
-from qsave_reward.world import LABELS, WorldPlan, render_plan, world_plan
+from qsave_reward.world import LABELS, WorldConfig, WorldPlan, render_plan, world_plan
 from qsave_reward.world.scene import BACKGROUND_COLORS, BACKGROUNDS, COLORS, DIRECTIONS, MOTIONS, SHAPES
 
 DEFECTS = [*LABELS["visual_quality"], *LABELS["dynamic_quality"]]
@@ -47,7 +47,10 @@ def chunk_targets(plan: WorldPlan, at: float) -> list[float]:
 
 
 class Chunks(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """Item i: the chunks of training clip i as pixel rows, their grids, and their targets."""
+    """Item i: two chunks of training clip i as pixel rows, their grids, and their targets.
+
+    The chunks of a clip look alike, so a step learns more from two chunks each of many clips.
+    """
 
     def __init__(self, n: int, plan: FramePlan, patch_size: int, merge_size: int) -> None:
         self.n, self.plan, self.patch_size, self.merge_size = n, plan, patch_size, merge_size
@@ -56,10 +59,11 @@ class Chunks(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         return self.n
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        scene = world_plan("train", index, seed=1)
+        scene = world_plan("train", index, seed=1, config=WorldConfig(num_frames=8))
         item = render_plan(scene)
         sampling = Sampling(max_frames=self.plan.max_frames)
         chunks = plan_chunks(read_clip(item.frames, sampling, times=item.times.tolist()), self.plan)
+        chunks = [chunks[0], chunks[1 + index % (len(chunks) - 1)]]
         size = self.patch_size
         return {
             "pixels": torch.cat([patchify(pair, size, self.merge_size) for pair in resize_chunks(chunks)]),
@@ -90,7 +94,7 @@ def main() -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch-size", type=int, default=16, help="clips")
+    parser.add_argument("--batch-size", type=int, default=64, help="clips")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -103,7 +107,7 @@ def main() -> None:
     plan = FramePlan(token_budget=96, max_slow_tokens=16, similarity=0.95, token_side=side)
     data = Chunks(args.steps * args.batch_size, plan, processor.patch_size, processor.merge_size)
     loader = DataLoader(
-        data, batch_size=args.batch_size, collate_fn=collate, num_workers=1, prefetch_factor=4
+        data, batch_size=args.batch_size, collate_fn=collate, num_workers=2, prefetch_factor=4
     )
     parameters = [*visual.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=args.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
