@@ -35,7 +35,8 @@ def _embed_patches(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     return F.linear(hidden_states.to(weight.dtype), weight.flatten(1), self.proj.bias)
 
 
-@torch.compiler.disable  # its groups differ from batch to batch: it would be compiled anew each time
+# Its groups differ from batch to batch: it would be compiled anew each time.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _attend_by_size(
     self: Any,
     hidden_states: torch.Tensor,

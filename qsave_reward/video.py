@@ -24,12 +24,10 @@ from numpy.typing import NDArray
 from qsave_reward.decoding import worker
 from qsave_reward.errors import ConfigError, VideoError
 from qsave_reward.frames import count_frames, take_frames
+from qsave_reward.limits import MIN_SIDE, Limits
 from qsave_reward.sampling import Sampling, even_timeline, given_timeline, pick_frames
 
 __all__ = ["MIN_SIDE", "Clip", "Limits", "Sampling", "Video", "read_clip", "write_clip"]
-
-MIN_SIDE = 16
-"""Smallest accepted height and width in pixels; anything smaller shows nothing that could be judged."""
 
 Decoder = Literal["pyav", "decord"]
 Video: TypeAlias = Any
@@ -78,34 +76,6 @@ class Clip:
                 f"Clip.duration must not be below the last time {times[-1]}, got {self.duration}",
                 code="bad_times",
             )
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one encoded clip may cost; whatever exceeds a limit is a `VideoError`.
-
-    Attributes:
-        max_source_frames: frames in the file.
-        max_seconds: duration of the file.
-        max_pixels: width x height of a frame (the default admits 4096x2304).
-        max_bytes: size of the file.
-        max_frame_bytes: all kept frames together, as RGB.
-        max_memory: address space of the decoder process in bytes.
-        timeout: wall-clock seconds for reading one clip, once a decoder process is free and running.
-    """
-
-    max_source_frames: int = 7200
-    max_seconds: float = 120.0
-    max_pixels: int = 4096 * 2304
-    max_bytes: int = 256 << 20
-    max_frame_bytes: int = 1 << 30
-    max_memory: int = 1 << 30
-    timeout: float = 8.0
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not (value > 0 and math.isfinite(value)):
-                raise ConfigError(f"Limits.{name} must be a positive number, got {value}")
 
 
 _SAMPLING = Sampling()

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "qsave_reward"
 
 # Each module may import from its own layer's earlier entries and from the layers above this line only.
 LAYERS = [
-    ["errors", "types"],
+    ["errors", "types", "limits"],
     ["sampling", "frames", "decoding", "video", "metrics", "agreement", "prompt", "slowfast"],
     ["data", "config", "world", "checkpoint"],
     ["processor", "fast_vision", "model", "supervision"],

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qsave_reward.errors import VideoError
+from qsave_reward.limits import MIN_SIDE, Limits
 from qsave_reward.sampling import Sampling, Timeline, even_timeline, given_timeline, pick_frames
-from qsave_reward.video import MIN_SIDE, Limits
 
 Emit = Callable[[NDArray[np.uint8], int, int], None]
 """Takes uint8 [H, W, 3], its position among the kept frames, and their number; position 0 begins anew."""
