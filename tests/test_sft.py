@@ -102,3 +102,13 @@ def test_lora_is_merged_into_what_is_saved(base, tmp_path):
     moved = {name.split(".")[-2] for name in before if not torch.allclose(before[name], after[name])}
     assert moved <= {"q_proj", "v_proj"} and "v_proj" in moved
     RewardModel.from_pretrained(tmp_path, device="cpu")
+
+
+def test_the_vision_tower_alone_can_be_taught(base, tmp_path):
+    options = ["--steps", "2", "--batch-size", "2"]
+    command = [sys.executable, RECIPES / "pretrain_vision.py", "--model", base, "--out", tmp_path, *options]
+    subprocess.run(command, check=True, timeout=120)
+    before, after = load_file(base / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    tower = {name for name in before if name.startswith("model.visual.") and "deepstack" not in name}
+    assert moved == tower  # what feeds the language model's later layers is not classified from
