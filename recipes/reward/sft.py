@@ -51,7 +51,7 @@ class RewardArguments:
         default=False, metadata={"help": "compile each transformer block (1.4 times as fast on a CPU)"}
     )
     repeat_shapes: bool = field(
-        default=False, metadata={"help": "round batch shapes up (1.4 times as fast in bfloat16 on a CPU)"}
+        default=False, metadata={"help": "round batch shapes up (bfloat16 on a CPU then needs less memory)"}
     )
     save_dtype: Literal["float32", "float16", "bfloat16"] | None = field(
         default=None, metadata={"help": "precision of the saved weights; default: that of training"}
