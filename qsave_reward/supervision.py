@@ -132,8 +132,8 @@ class SFTCollator:
 def _append_filler(batch: Any, processor: QSaveProcessor) -> None:
     """Add one row that teaches nothing and rounds the number of patches up to a multiple of `PATCH_STEP`.
 
-    In bfloat16 on a CPU, memory grows with every new matrix shape, by about 50 MB a step; with few shapes it grows
-    far less (recipes/LOG.md).
+    In bfloat16 on a CPU, memory grows with every new matrix shape, by about 50 MB a step; with few shapes it
+    grows far less (recipes/LOG.md).
     """
     missing = -len(batch["pixel_values"]) % PATCH_STEP
     length = batch["input_ids"].shape[1]
