@@ -136,8 +136,10 @@ def _append_filler(batch: Any, processor: QSaveProcessor) -> None:
     grows far less (recipes/LOG.md).
     """
     missing = -len(batch["pixel_values"]) % PATCH_STEP
-    length = batch["input_ids"].shape[1]
     tokens = missing // processor.merge_size**2
+    extra = max(0, tokens + 1 - batch["input_ids"].shape[1])  # short questions: the filler is the longest row
+    length = batch["input_ids"].shape[1] + extra
+    padding = {"input_ids": processor.tokenizer.pad_token_id, "attention_mask": 0, "mm_token_type_ids": 0}
     image = [processor.image_token_id] * tokens
     ids = (
         [processor.tokenizer.pad_token_id] * (length - tokens - 1)
@@ -150,7 +152,8 @@ def _append_filler(batch: Any, processor: QSaveProcessor) -> None:
         "mm_token_type_ids": [0] * (length - tokens - 1) + [1] * tokens + [0],
     }
     for name, row in rows.items():
-        batch[name] = torch.cat([batch[name], torch.tensor([row])])
+        padded = F.pad(batch[name], (extra, 0), value=padding[name])
+        batch[name] = torch.cat([padded, torch.tensor([row])])
     if tokens:
         strip = [[1, processor.merge_size, tokens * processor.merge_size]]
         batch["image_grid_thw"] = torch.cat([batch["image_grid_thw"], torch.tensor(strip)])

@@ -1,6 +1,7 @@
 """The supervised recipe, run as a user runs it on an untrained model of the smallest size."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from qsave_reward.model import RewardModel
@@ -97,6 +99,17 @@ def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_ends(base, train
     # Adam turns rounding noise in a vanishing gradient into a full step, so a few weights may differ; other
     # data or a fresh optimizer would move most of them elsewhere.
     assert (undisturbed - resumed).norm() < 0.05 * (undisturbed - start).norm()
+
+
+def test_accumulated_batches_are_averaged(base, tmp_path):
+    log = run(base, tmp_path, "--max_steps", "1", "--gradient_accumulation_steps", "2")
+    loss, text, level, expectation = (
+        float(re.search(rf"'{name}': '([0-9.]+)'", log)[1])
+        for name in ("loss", "loss_text", "loss_level", "loss_expectation")
+    )
+    weights = yaml.safe_load((ROOT / "configs" / "reward" / "tiny" / "1_sft.yaml").read_text())
+    parts = weights["text_weight"] * text + weights["level_weight"] * level
+    assert loss == pytest.approx(parts + weights["expectation_weight"] * expectation, rel=1e-2)
 
 
 def test_lora_is_merged_into_what_is_saved(base, tmp_path):

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qsave_reward.errors import ConfigError
+from qsave_reward.model import slot_token_ids
 from qsave_reward.slowfast import FramePlan
 from qsave_reward.supervision import (
     IGNORED,
+    PATCH_STEP,
     SFTCollator,
     level_distribution,
     score_losses,
@@ -71,6 +73,25 @@ def test_batches_teach_the_answer_and_read_the_slots(processor):
     assert [tokenizer.decode(tail[1][i]) for i in slots[1]] == [" unknown"] * 3
     assert [tokenizer.decode(tail[1][i]) for i in batch["slots"][1]] == [":"] * 3
     assert batch["levels"][0, 0].tolist() == pytest.approx([0, 0, 0, 0.4, 0.6])
+
+
+@pytest.mark.parametrize("side", [64, 32])  # the smaller clip's text is shorter than the filler
+def test_a_filler_row_changes_no_loss(processor, stock_model, side):
+    clip = Clip(CLIP.frames[:2, :side, :side], CLIP.times[:2], duration=0.25)
+    rows = [sft_row(clip, RECORD, processor, PLAN, mode) for mode in ("reasoned", "direct")]
+    rows = rows[1:] if side == 32 else rows
+    ids, _ = slot_token_ids(processor.tokenizer)
+    found = []
+    for repeat_shapes in (False, True):
+        batch = SFTCollator(processor, repeat_shapes)(rows)
+        labels, slots, levels, mos = (batch.pop(name) for name in ("labels", "slots", "levels", "mos"))
+        assert len(labels) == len(slots) == len(levels) == len(mos) == len(rows) + repeat_shapes
+        with torch.no_grad():
+            logits = stock_model(**batch, use_cache=False, logits_to_keep=labels.shape[1]).logits
+        losses = (text_loss(logits, labels), *score_losses(logits, slots, levels, mos, ids))
+        found.append([loss.item() for loss in losses])
+    assert len(batch["pixel_values"]) % PATCH_STEP == 0
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def test_text_loss_is_the_mean_negative_log_likelihood():

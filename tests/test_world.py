@@ -166,7 +166,8 @@ def test_a_varied_world_varies():
 
 
 def test_a_dataset_shards_over_workers():
-    torch_data = pytest.importorskip("torch.utils.data")
+    import torch.utils.data as torch_data
+
     data = WorldDataset("train", 6, config=SMALL, transform=lambda item: item.record.id)
     shards = [WorldDataset("train", 3, config=SMALL, start=k, step=2)[1].record.id for k in range(2)]
     assert shards == [data[2], data[3]]

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +82,6 @@ def pooled(visual: Any, batch: dict[str, torch.Tensor], merge_size: int) -> torc
     return torch.stack([torch.cat([t.mean(dim=0), t.amax(dim=0)]) for t in tokens.split(counts)])
 
 
-def batches(loader: DataLoader[Any]) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
-    yield from enumerate(loader, start=1)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -115,7 +110,7 @@ def main() -> None:
         optimizer, args.learning_rate, total_steps=args.steps, pct_start=0.05, cycle_momentum=False
     )
     started, sums = time.monotonic(), [0.0, 0.0]
-    for step, batch in batches(loader):
+    for step, batch in enumerate(loader, start=1):
         logits = head(pooled(visual, batch, processor.merge_size))
         losses = F.binary_cross_entropy_with_logits(logits, batch["targets"], reduction="none").mean(dim=0)
         losses.sum().backward()

@@ -86,7 +86,7 @@ class RewardSFTTrainer(SFTTrainer):
         for name, value in (("text", text), ("level", level), ("expectation", expectation)):
             metrics[f"loss_{name}"].append(value.item())
         # The slots of a reasoned row follow the true reasons and are easy; these have to look at the clip.
-        direct = (labels == IGNORED).all(dim=1)
+        direct = (labels == IGNORED).all(dim=1) & (levels.sum(dim=(1, 2)) > 0)  # a filler row is unrated
         if direct.any():
             with torch.no_grad():
                 alone = score_losses(
