@@ -316,10 +316,9 @@ def test_a_closed_pipe_is_quiet(clips) -> None:
 
 
 def test_ctrl_c_is_exit_130_without_a_traceback(clips) -> None:
-    slow = (
-        "import time; FakeModel.explain_batch = lambda *a, **k: print('here', flush=True) or time.sleep(60)"
-    )
-    process = in_shell(
+    slow = "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler); FakeModel.explain_batch = lambda *a, **k: print('here', flush=True) or time.sleep(60)"
+        "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "FakeModel.explain_batch = lambda *a, **k: print('here', flush=True) or time.sleep(60)"
         "score",
         *clips,
         "--prompt",
