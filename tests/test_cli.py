@@ -316,9 +316,12 @@ def test_a_closed_pipe_is_quiet(clips) -> None:
 
 
 def test_ctrl_c_is_exit_130_without_a_traceback(clips) -> None:
-    slow = "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler); FakeModel.explain_batch = lambda *a, **k: print('here', flush=True) or time.sleep(60)"
-        "import signal, time; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    slow = (
+        "import signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell ignores it\n"
         "FakeModel.explain_batch = lambda *a, **k: print('here', flush=True) or time.sleep(60)"
+    )
+    process = in_shell(
         "score",
         *clips,
         "--prompt",
