@@ -133,6 +133,9 @@ def world(
     size: Annotated[str, typer.Option(metavar="HxW", help="Height and width in pixels.")] = "128x128",
     fps: Annotated[float, typer.Option(help="Frames per second.")] = 8.0,
     frames: Annotated[int, typer.Option(min=1, help="Frames of a clip.")] = 16,
+    films: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Real clips to use as backgrounds of half the scenes.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Render rated clips with known defects: H.264 files and records.jsonl."""
@@ -144,7 +147,7 @@ def world(
     from qsave_reward.terminal import progress_bar
     from qsave_reward.world import WorldConfig, export_world
 
-    config = WorldConfig(height=int(match[1]), width=int(match[2]), num_frames=frames, fps=fps)
+    config = WorldConfig(height=int(match[1]), width=int(match[2]), num_frames=frames, fps=fps, films=films)
     with progress_bar(n, "rendering") as advance:
         export_world(
             out, n, seed=seed, split=split.value, config=config, progress=lambda done, total: advance(1)

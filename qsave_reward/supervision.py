@@ -2,8 +2,8 @@
 
 Two supervisions at once: cross-entropy on the written reasons, and a score term at the slots of the
 score line (cross-entropy against the raters' level distribution, and the squared error of its
-expectation against the MOS). A *direct* row holds only the score line with placeholders; a *reasoned*
-row holds the report and the score line.
+expectation against the MOS). A *direct* answer is only the score line with placeholders; a *reasoned*
+answer is the report and the score line. A row holds one answer or several, which do not see each other.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from qsave_reward.video import Clip
 IGNORED = -100
 LENGTH_STEP = 32
 PATCH_STEP = 512
+UNRATED_LEVELS = [[0.0] * len(LEVELS)] * len(DIMENSIONS)
+UNRATED_MOS = [0.0] * len(DIMENSIONS)
 
 
 def level_distribution(values: Sequence[float]) -> list[float]:
@@ -45,36 +47,39 @@ def level_distribution(values: Sequence[float]) -> list[float]:
 
 
 def sft_row(
-    clip: Clip, record: Record, processor: QSaveProcessor, plan: FramePlan, mode: Mode
+    clip: Clip, record: Record, processor: QSaveProcessor, plan: FramePlan, modes: Sequence[Mode]
 ) -> dict[str, Any]:
     """One training row: text, resized chunks and targets.
 
+    Args:
+        modes: the answers to teach, in this order, each right after the question.
+
     Returns:
-        `question` and `answer` (text), `images` (uint8 [2, H, W, 3] tensors), `levels` [3][5] (target
-        distribution; zeros for a dimension nobody rated), `mos` [3] (0.0 where unrated), `mode`.
+        `question` (text), `answers` (texts), `images` (uint8 [2, H, W, 3] tensors), `levels` [3][5] (target
+        distribution; zeros for a dimension nobody rated), `mos` [3] (0.0 where unrated), `modes`.
 
     Raises:
-        ConfigError: when a reasoned row lacks a rating, since its score line needs all three.
+        ConfigError: when a reasoned answer lacks a rating, since its score line needs all three.
     """
     chunks = plan_chunks(clip, plan)
-    if mode == "direct":
-        answer = direct_answer()
-    elif len(record.mos) < len(DIMENSIONS):
-        raise ConfigError(
-            f"a reasoned row needs all three ratings, {record.video!r} has {sorted(record.mos)}"
-        )
-    else:
-        written = {dimension: round(value) for dimension, value in record.mos.items()}
-        answer = reasoned_answer(record.defects or (), record.rationale, written)
     rated = [record.ratings.get(dimension) or _single(record.mos.get(dimension)) for dimension in DIMENSIONS]
     return {
         "question": processor.question([chunk.time for chunk in chunks], record.prompt),
-        "answer": answer,
+        "answers": [direct_answer() if mode == "direct" else _reasoned(record) for mode in modes],
         "images": resize_chunks(chunks),
         "levels": [level_distribution(values) if values else [0.0] * len(LEVELS) for values in rated],
         "mos": [record.mos.get(dimension, 0.0) for dimension in DIMENSIONS],
-        "mode": mode,
+        "modes": list(modes),
     }
+
+
+def _reasoned(record: Record) -> str:
+    if len(record.mos) < len(DIMENSIONS):
+        raise ConfigError(
+            f"a reasoned answer needs all three ratings, {record.video!r} has {sorted(record.mos)}"
+        )
+    written = {dimension: round(value) for dimension, value in record.mos.items()}
+    return reasoned_answer(record.defects or (), record.rationale, written)
 
 
 def _single(value: float | None) -> tuple[float, ...]:
@@ -85,9 +90,11 @@ def _single(value: float | None) -> tuple[float, ...]:
 class SFTCollator:
     """Rows to a batch, padded on the left so that all answers end together.
 
-    The batch holds the processor's output plus, for the last `kept` positions only: `labels` int64
-    [rows, kept] (the text to write; `IGNORED` elsewhere and at the slots), `slots` int64 [rows, 3]
-    (index of the logits that predict each slot), `levels` float32 [rows, 3, 5], `mos` float32 [rows, 3].
+    All rows hold equally many answers. The batch holds the processor's output plus `branches` int64 [rows,
+    length] (0: question and padding; k: the k-th answer) and, for the last `kept` positions only: `labels`
+    int64 [rows, kept] (the text to write; `IGNORED` elsewhere and at the slots), `slots` int64 [rows, 3 *
+    answers] (index of the logits that predict each slot), `levels` float32 [rows, 3 * answers, 5], `mos`
+    float32 [rows, 3 * answers].
     """
 
     processor: QSaveProcessor
@@ -95,10 +102,10 @@ class SFTCollator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         tokenizer = self.processor.tokenizer
-        answers = [row["answer"] + tokenizer.eos_token for row in rows]
+        answers = [[answer + tokenizer.eos_token for answer in row["answers"]] for row in rows]
         batch = self.processor(
             images=[row["images"] for row in rows],
-            text=[row["question"] + answer for row, answer in zip(rows, answers, strict=True)],
+            text=[row["question"] + "".join(texts) for row, texts in zip(rows, answers, strict=True)],
             padding=True,
             padding_side="left",
             pad_to_multiple_of=LENGTH_STEP if self.repeat_shapes else None,
@@ -107,26 +114,64 @@ class SFTCollator:
         if self.repeat_shapes:
             _append_filler(batch, self.processor)
         ids = batch["input_ids"]
-        lengths = [len(tokenizer(answer)["input_ids"]) for answer in answers]
+        lengths = [[len(tokenizer(text)["input_ids"]) for text in texts] for texts in answers]
         level_ids, placeholder = slot_token_ids(tokenizer)
-        slots = slot_positions(ids, torch.tensor([*level_ids, placeholder])).clamp(min=1)
-        labels = torch.full_like(ids, IGNORED)
-        for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-            if row["mode"] == "reasoned":  # a direct answer is a fixed form: nothing to learn but its slots
-                labels[i, -length:] = ids[i, -length:]
+        count = len(answers[0])
+        slots = slot_positions(ids, torch.tensor([*level_ids, placeholder]), count).clamp(min=1)
+        labels, branches = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            start = ids.shape[1] - sum(lengths[i])
+            for k, (mode, length) in enumerate(zip(row["modes"], lengths[i], strict=True)):
+                branches[i, start : start + length] = k + 1
+                if mode == "reasoned":  # a direct answer is a fixed form: nothing to learn but its slots
+                    # What comes before a second answer is the first one's end, which does not lead to it.
+                    first = start + (k > 0)
+                    labels[i, first : start + length] = ids[i, first : start + length]
+                start += length
         labels.scatter_(1, slots, IGNORED)
-        kept = max(lengths) + 1
-        unrated = [0.0] * len(DIMENSIONS)
+        kept = max(map(sum, lengths)) + 1
         fillers = len(ids) - len(rows)
+        levels = torch.tensor([row["levels"] for row in rows] + [UNRATED_LEVELS] * fillers)
+        mos = torch.tensor([row["mos"] for row in rows] + [UNRATED_MOS] * fillers)
         return {
             **batch,
+            "branches": branches,
             "labels": labels[:, -kept:],
             "slots": (slots - 1 - (ids.shape[1] - kept)).clamp(min=0),
-            "levels": torch.tensor(
-                [row["levels"] for row in rows] + [[[0.0] * len(LEVELS)] * len(DIMENSIONS)] * fillers
-            ),
-            "mos": torch.tensor([row["mos"] for row in rows] + [unrated] * fillers),
+            "levels": levels.repeat(1, count, 1),
+            "mos": mos.repeat(1, count),
         }
+
+
+def branch_inputs(
+    model: torch.nn.Module, inputs: dict[str, torch.Tensor], branches: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Inputs under which the answers of a row do not see each other and each starts right after the question.
+
+    Args:
+        model: a Qwen3-VL model, bare or wrapped; its attention must take a mask.
+        inputs: the processor's output for [rows, length] tokens.
+        branches: [rows, length], 0 for the question and padding, k for the k-th answer.
+
+    Returns:
+        `inputs` with `attention_mask` bool [rows, 1, length, length] and `position_ids` [3, rows, length].
+    """
+    mask, length = inputs["attention_mask"], branches.shape[1]
+    diagonal = torch.eye(length, dtype=torch.bool, device=branches.device)
+    own = (branches[:, None, :] == branches[:, :, None]) | (branches[:, None, :] == 0)
+    seen = own & mask[:, None, :].bool() & torch.ones_like(diagonal).tril()
+    offsets = torch.zeros_like(branches)
+    for k in range(1, int(branches.max())):
+        offsets += (branches > k) * (branches == k).sum(dim=1, keepdim=True)
+    inner: Any = next(part for part in model.modules() if hasattr(part, "get_rope_index"))
+    positions, _ = inner.get_rope_index(
+        inputs["input_ids"],
+        image_grid_thw=inputs["image_grid_thw"],
+        attention_mask=mask,
+        mm_token_type_ids=inputs["mm_token_type_ids"],
+    )
+    # Padding sees itself, so that no softmax is empty.
+    return {**inputs, "attention_mask": (seen | diagonal)[:, None], "position_ids": positions - offsets}
 
 
 def _append_filler(batch: Any, processor: QSaveProcessor) -> None:
@@ -184,9 +229,9 @@ def score_losses(
 
     Args:
         logits: [rows, kept, vocabulary].
-        slots: int64 [rows, 3], where the logits of each slot are.
-        levels: target distributions [rows, 3, 5], all zero where unrated.
-        mos: mean opinion scores [rows, 3].
+        slots: int64 [rows, slots], where the logits of each slot are.
+        levels: target distributions [rows, slots, 5], all zero where unrated.
+        mos: mean opinion scores [rows, slots].
         level_ids: token ids of the five level words.
 
     Returns:

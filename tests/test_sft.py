@@ -14,6 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from qsave_reward.model import RewardModel
+from qsave_reward.processor import patchify
 from qsave_reward.types import DIMENSIONS
 from qsave_reward.world import world_item
 
@@ -72,7 +73,7 @@ def test_the_result_is_a_reward_model(trained):
     item = world_item("test", 0)
     card = model.score(item.frames, item.record.prompt, fps=item.fps)
     assert all(1 <= card.scores[dimension].mean <= 5 for dimension in DIMENSIONS)
-    assert card.provenance.frame_plan["token_budget"] == 96
+    assert card.provenance.frame_plan["token_budget"] == 128
     assert card.provenance.revision == model.metadata.revision != ""
     assert "rendered clips" in model.metadata.trained_on
 
@@ -121,11 +122,59 @@ def test_lora_is_merged_into_what_is_saved(base, tmp_path):
     RewardModel.from_pretrained(tmp_path, device="cpu")
 
 
-def test_the_vision_tower_alone_can_be_taught(base, tmp_path):
-    options = ["--steps", "2", "--batch-size", "2"]
-    command = [sys.executable, RECIPES / "pretrain_vision.py", "--model", base, "--out", tmp_path, *options]
-    subprocess.run(command, check=True, timeout=120)
-    before, after = load_file(base / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+def vision_command(base, out, *options):
+    config = ROOT / "configs" / "reward" / "tiny" / "0_vision.yaml"
+    small = (
+        "--max_steps 3 --save_steps 1 --save_total_limit 9 --per_device_train_batch_size 2 --logging_steps 1 "
+        "--warmup_steps 0 --compile_blocks false --bf16 false --report_to none --dataloader_num_workers 0"
+    )
+    script = RECIPES / "pretrain_vision.py"
+    arguments = ("--config", config, "--model_name_or_path", base, "--output_dir", out)
+    return [sys.executable, script, *arguments, *small.split(), *options]
+
+
+def test_the_vision_tower_alone_can_be_taught_and_a_killed_run_goes_on(base, tmp_path):
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    done = subprocess.run(vision_command(base, once), check=True, timeout=200, capture_output=True, text=True)
+    for name in ("loss_defects", "loss_shown", "loss_mos"):
+        assert done.stdout.count(name) == 3
+    before, after = load_file(base / "model.safetensors"), load_file(once / "model.safetensors")
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     tower = {name for name in before if name.startswith("model.visual.") and "deepstack" not in name}
     assert moved == tower  # what feeds the language model's later layers is not classified from
+
+    process = subprocess.Popen(
+        vision_command(base, twice),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 200
+    while not (twice / "checkpoint-1" / "trainer_state.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (twice / "model.safetensors").exists()
+    subprocess.run(vision_command(base, twice), check=True, timeout=200)
+    resumed = load_file(twice / "model.safetensors")
+    start, undisturbed, again = (
+        torch.cat([weights[name].flatten() for name in sorted(tower)]) for weights in (before, after, resumed)
+    )
+    assert (undisturbed - again).norm() < 0.05 * (undisturbed - start).norm()
+
+
+def test_patch_filters_see_all_kinds_of_change_about_equally(base):
+    weight = load_file(base / "model.safetensors")["model.visual.patch_embed.proj.weight"]
+    patches = []
+    for index in range(40):
+        pair = torch.from_numpy(world_item("val", index).frames[:2].copy())
+        patches.append(patchify(pair, 16, 2))
+    seen = torch.cat(patches) @ weight.flatten(1).T
+    spread = seen.std(dim=0)
+    assert spread.min() > 0.4 and spread.max() < 2.5
+    # Some filters compare the two frames: they see little of a still picture.
+    still = torch.cat(patches).unflatten(1, (3, 2, -1))
+    still[:, :, 1] = still[:, :, 0]
+    ratio = (still.flatten(1) @ weight.flatten(1).T).std(dim=0) / spread
+    assert (ratio < 0.4).sum() >= len(weight) // 4

@@ -15,6 +15,7 @@ from qsave_reward.supervision import (
     IGNORED,
     PATCH_STEP,
     SFTCollator,
+    branch_inputs,
     level_distribution,
     score_losses,
     sft_row,
@@ -55,7 +56,7 @@ def test_level_distribution_by_hand():
 
 
 def test_batches_teach_the_answer_and_read_the_slots(processor):
-    rows = [sft_row(CLIP, RECORD, processor, PLAN, mode) for mode in ("reasoned", "direct")]
+    rows = [sft_row(CLIP, RECORD, processor, PLAN, [mode]) for mode in ("reasoned", "direct")]
     batch = SFTCollator(processor)(rows)
     tokenizer, kept = processor.tokenizer, batch["labels"].shape[1]
     tail = batch["input_ids"][:, -kept:]
@@ -65,7 +66,7 @@ def test_batches_teach_the_answer_and_read_the_slots(processor):
     restored = labels.clone()
     restored[slots[0]] = tail[0][slots[0]]
     written = tokenizer.decode(restored[restored != IGNORED])
-    assert written == rows[0]["answer"] + tokenizer.eos_token
+    assert written == rows[0]["answers"][0] + tokenizer.eos_token
     assert [tokenizer.decode(tail[0][i]) for i in slots[0]] == [" excellent", " poor", " fair"]
     assert (labels[slots[0]] == IGNORED).all()
     # A direct row has nothing to write; its slots hold the placeholder.
@@ -78,19 +79,38 @@ def test_batches_teach_the_answer_and_read_the_slots(processor):
 @pytest.mark.parametrize("side", [64, 32])  # the smaller clip's text is shorter than the filler
 def test_a_filler_row_changes_no_loss(processor, stock_model, side):
     clip = Clip(CLIP.frames[:2, :side, :side], CLIP.times[:2], duration=0.25)
-    rows = [sft_row(clip, RECORD, processor, PLAN, mode) for mode in ("reasoned", "direct")]
+    rows = [sft_row(clip, RECORD, processor, PLAN, [mode]) for mode in ("reasoned", "direct")]
     rows = rows[1:] if side == 32 else rows
     ids, _ = slot_token_ids(processor.tokenizer)
     found = []
     for repeat_shapes in (False, True):
         batch = SFTCollator(processor, repeat_shapes)(rows)
         labels, slots, levels, mos = (batch.pop(name) for name in ("labels", "slots", "levels", "mos"))
+        batch.pop("branches")
         assert len(labels) == len(slots) == len(levels) == len(mos) == len(rows) + repeat_shapes
         with torch.no_grad():
             logits = stock_model(**batch, use_cache=False, logits_to_keep=labels.shape[1]).logits
         losses = (text_loss(logits, labels), *score_losses(logits, slots, levels, mos, ids))
         found.append([loss.item() for loss in losses])
     assert len(batch["pixel_values"]) % PATCH_STEP == 0
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_two_answers_in_one_row_teach_what_two_rows_teach(processor, stock_model):
+    short = Clip(CLIP.frames[:4], CLIP.times[:4], duration=0.5)
+    ids, _ = slot_token_ids(processor.tokenizer)
+    found = []
+    for modes in ([["reasoned"], ["direct"]], [["reasoned", "direct"]]):
+        rows = [sft_row(clip, RECORD, processor, PLAN, kinds) for clip in (CLIP, short) for kinds in modes]
+        batch = SFTCollator(processor)(rows)
+        names = ("labels", "slots", "levels", "mos", "branches")
+        labels, slots, levels, mos, branches = (batch.pop(name) for name in names)
+        if len(modes) == 1:
+            batch = branch_inputs(stock_model, batch, branches)
+        with torch.no_grad():
+            logits = stock_model(**batch, use_cache=False, logits_to_keep=labels.shape[1]).logits
+        losses = (text_loss(logits, labels), *score_losses(logits, slots, levels, mos, ids))
+        found.append([loss.item() for loss in losses])
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
@@ -121,10 +141,10 @@ def test_score_losses_by_hand():
 
 def test_unrated_rows(processor):
     unrated = Record(video="x", prompt="a red circle", mos={"visual_quality": 2.0})
-    row = sft_row(CLIP, unrated, processor, PLAN, "direct")
+    row = sft_row(CLIP, unrated, processor, PLAN, ["direct"])
     assert [sum(levels) for levels in row["levels"]] == [1, 0, 0]
     with pytest.raises(ConfigError, match="all three ratings"):
-        sft_row(CLIP, unrated, processor, PLAN, "reasoned")
+        sft_row(CLIP, unrated, processor, PLAN, ["reasoned"])
     losses = score_losses(
         torch.randn(1, 3, 8),
         torch.zeros(1, 3, dtype=torch.long),

@@ -12,6 +12,7 @@ from qsave_reward.world.scene import (
     COLORS,
     COUNT_WORDS,
     DIRECTIONS,
+    FILMED,
     SHAPES,
     Group,
     Scene,
@@ -162,7 +163,7 @@ def vocabulary() -> frozenset[str]:
     texts = [re.sub(r"\{.*?\}", " ", text) for text in texts]
     texts += [form for pairs in VERBS.values() for pair in pairs for form in pair]
     texts += [word for words in (*SIZE_WORDS.values(), *RELATION_PHRASES.values()) for word in words]
-    texts += [*COLORS, *BACKGROUND_COLORS, *BACKGROUNDS, *DIRECTIONS, *COUNT_WORDS.values()]
+    texts += [*COLORS, *BACKGROUND_COLORS, *BACKGROUNDS, FILMED, *DIRECTIONS, *COUNT_WORDS.values()]
     texts += [noun_phrase(Group(shape, "red", "still", count)) for shape in SHAPES for count in (1, 2)]
     texts += ["an is the both no objects"]
     return frozenset(word for text in texts for word in words_of(text))

@@ -67,7 +67,14 @@ def no_effects(scene: Scene, times: Floats, duration: float) -> Effects:
 
 
 def render(
-    scene: Scene, times: Floats, *, duration: float, height: int, width: int, effects: Effects | None = None
+    scene: Scene,
+    times: Floats,
+    *,
+    duration: float,
+    height: int,
+    width: int,
+    effects: Effects | None = None,
+    film: Pixels | None = None,
 ) -> Pixels:
     """Draw a scene.
 
@@ -78,6 +85,7 @@ def render(
         height: pixels.
         width: pixels.
         effects: defects of objects, or `None` for a clean clip.
+        film: float32 [T, height, width, 3], a background to draw on instead of the scene's own.
 
     Returns:
         float32 [T, height, width, 3], 0..255, RGB.
@@ -85,7 +93,7 @@ def render(
     effects = effects or no_effects(scene, times, duration)
     short = min(height, width)
     pan = _pan(scene, times / duration)
-    frames = draw_background(scene, pan, height=height, width=width)
+    frames = draw_background(scene, pan, height=height, width=width) if film is None else film.copy()
     size = np.array([width, height]) / short
     for group, places, target in zip(scene.groups, scene.places, effects.targets, strict=True):
         for place in places:

@@ -41,7 +41,9 @@ BACKGROUND_COLORS: dict[str, tuple[int, int, int]] = {
 """Muted background colors, RGB 0..255."""
 
 BACKGROUNDS = ("plain", "gradient", "checkered", "striped", "dotted", "cloudy")
-TEXTURED = ("checkered", "striped", "dotted")
+FILMED = "filmed"
+"""The background of a scene in front of a real clip."""
+TEXTURED = ("checkered", "striped", "dotted", FILMED)
 SHAPES = (
     "circle",
     "square",
@@ -115,7 +117,7 @@ class Scene:
     Attributes:
         groups: what is there; empty when a defect removed everything.
         places: for each group one `Place` per object.
-        background: one of `BACKGROUNDS`.
+        background: one of `BACKGROUNDS`, or `FILMED`.
         background_color: a key of `BACKGROUND_COLORS`.
         phase: 0..1, shifts and turns the background pattern.
         camera: where the camera pans, one of `DIRECTIONS`, or `None`.
@@ -170,7 +172,7 @@ def draw_scene(rng: np.random.Generator, split: str) -> Scene:
         groups, relation, camera = _draw_groups(rng)
         if split_of(groups) == split:
             break
-    kinds = TEXTURED if camera else BACKGROUNDS
+    kinds = [kind for kind in BACKGROUNDS if kind in TEXTURED or not camera]
     clear = [name for name in BACKGROUND_COLORS if all(stands_out(g.color, name) for g in groups)]
     return Scene(
         groups=groups,

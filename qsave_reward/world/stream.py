@@ -21,10 +21,11 @@ from qsave_reward.world.defects import (
     object_effects,
     showable,
 )
+from qsave_reward.world.film import film_background
 from qsave_reward.world.phrasing import describe, phrase
 from qsave_reward.world.raters import Opinion, latent_quality, rate
 from qsave_reward.world.render import render
-from qsave_reward.world.scene import Scene, draw_scene, pick
+from qsave_reward.world.scene import BACKGROUND_COLORS, FILMED, Scene, draw_scene, pick
 
 WORLD_VERSION = 1
 """Changes whenever an item of the same index would look or read differently."""
@@ -60,6 +61,7 @@ class WorldConfig:
         raters: people who judge a clip.
         clean: no defects at all, as for training a generator.
         varied: draw size, number of frames (8 to 24) and frame rate (6 to 12) anew for each item.
+        films: folder of real clips; half of the scenes in which the camera rests get one as background.
     """
 
     height: int = 128
@@ -69,6 +71,7 @@ class WorldConfig:
     raters: int = 5
     clean: bool = False
     varied: bool = False
+    films: str | None = None
 
     def __post_init__(self) -> None:
         if min(self.height, self.width) < 32:
@@ -145,6 +148,8 @@ def world_plan(split: str, index: int, *, seed: int = 0, config: WorldConfig | N
         frames, fps = int(rng.integers(8, 25)), float(rng.integers(6, 13))
         config = replace(config, height=height, width=width, num_frames=frames, fps=fps, varied=False)
     scene = draw_scene(rng, split)
+    if config.films is not None and scene.camera is None and _generator(entropy, 4).random() < 0.5:
+        scene = replace(scene, background=FILMED)
     prompt = phrase(scene, rng)
     generator = pick(rng, tuple(GENERATORS))
     shown, defects = (scene, ()) if config.clean else _draw_defects(rng, scene, GENERATORS[generator], config)
@@ -187,9 +192,12 @@ def render_plan(plan: WorldPlan) -> WorldItem:
     times = np.arange(config.num_frames) / config.fps
     duration = config.num_frames / config.fps
     effects = object_effects(plan.shown, plan.defects, times, duration, _generator(plan.entropy, 2))
-    drawn = render(
-        plan.shown, times, duration=duration, height=config.height, width=config.width, effects=effects
-    )
+    size = {"height": config.height, "width": config.width}
+    film = None
+    if plan.scene.background == FILMED and config.films is not None:
+        color, rng = BACKGROUND_COLORS[plan.scene.background_color], _generator(plan.entropy, 5)
+        film = film_background(config.films, color, len(times), **size, rng=rng)
+    drawn = render(plan.shown, times, duration=duration, **size, effects=effects, film=film)
     frames = np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
     frames = degrade(frames, times, plan.defects, _generator(plan.entropy, 3), skip=OBJECT_LABELS)
     return WorldItem(frames, times, config.fps, plan_record(plan), plan.latent)

@@ -18,18 +18,26 @@ from typing import Any, Literal
 import torch
 import yaml
 from datasets import Dataset
+from training import last_finished_checkpoint, muon_optimizer, parse_options
 from transformers import AutoModelForImageTextToText
-from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config
+from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from qsave_reward.checkpoint import write_metadata
-from qsave_reward.config import expand_config
 from qsave_reward.data import read_records
 from qsave_reward.errors import ConfigError
 from qsave_reward.fast_vision import use_fast_vision
 from qsave_reward.processor import QSaveProcessor
 from qsave_reward.slowfast import FramePlan
-from qsave_reward.supervision import IGNORED, SFTCollator, score_losses, sft_row, slot_token_ids, text_loss
-from qsave_reward.types import Record
+from qsave_reward.supervision import (
+    IGNORED,
+    SFTCollator,
+    branch_inputs,
+    score_losses,
+    sft_row,
+    slot_token_ids,
+    text_loss,
+)
+from qsave_reward.types import DIMENSIONS, Mode, Record
 from qsave_reward.video import Clip, Sampling, read_clip
 from qsave_reward.world import WorldConfig, parse_world_name, vocabulary, world_item
 
@@ -43,10 +51,18 @@ class RewardArguments:
         metadata={"help": "one sentence for users of the checkpoint: what its scores mean"}
     )
     reasoned_share: float = field(default=0.5, metadata={"help": "share of rows that teach written reasons"})
+    paired_answers: bool = field(
+        default=False,
+        metadata={
+            "help": "teach both answers of every clip in one row, instead of a reasoned_share: nearly twice "
+            "the answers in the same time; needs attention that takes a mask (not flash attention)"
+        },
+    )
     text_weight: float = field(default=1.0, metadata={"help": "weight of the cross-entropy on the reasons"})
     level_weight: float = field(default=1.0, metadata={"help": "weight of the cross-entropy at the slots"})
     expectation_weight: float = field(default=0.5, metadata={"help": "weight of (expected level - MOS)^2"})
     freeze_vision: bool = field(default=False, metadata={"help": "train the language model only"})
+    muon: bool = field(default=False, metadata={"help": "Muon for matrices and AdamW for all else (muon.py)"})
     compile_blocks: bool = field(
         default=False, metadata={"help": "compile each transformer block (1.4 times as fast on a CPU)"}
     )
@@ -69,10 +85,18 @@ class RewardSFTTrainer(SFTTrainer):
         self.arguments = arguments
         self.level_ids, _ = slot_token_ids(self.processing_class.tokenizer)
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.arguments.muon and self.optimizer is None:
+            self.optimizer = muon_optimizer(self.model if model is None else model, self.args)
+        return super().create_optimizer(model)
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         labels, slots, levels, mos = (inputs.pop(name) for name in ("labels", "slots", "levels", "mos"))
+        branches = inputs.pop("branches")
+        if self.arguments.paired_answers:
+            inputs = branch_inputs(model, inputs, branches)
         outputs = model(**inputs, use_cache=False, logits_to_keep=labels.shape[1])
         text = text_loss(outputs.logits, labels)
         level, expectation = score_losses(outputs.logits, slots, levels, mos, self.level_ids)
@@ -85,24 +109,26 @@ class RewardSFTTrainer(SFTTrainer):
         metrics = self._metrics["train" if model.training else "eval"]
         for name, value in (("text", text), ("level", level), ("expectation", expectation)):
             metrics[f"loss_{name}"].append(value.item())
-        # The slots of a reasoned row follow the true reasons and are easy; these have to look at the clip.
-        direct = (labels == IGNORED).all(dim=1) & (levels.sum(dim=(1, 2)) > 0)  # a filler row is unrated
-        if direct.any():
-            with torch.no_grad():
-                alone = score_losses(
-                    outputs.logits[direct], slots[direct], levels[direct], mos[direct], self.level_ids
+        # The slots of a reasoned answer follow the true reasons and are easy; these have to look at the clip.
+        count = len(DIMENSIONS)
+        direct = torch.full((len(labels),), self.arguments.paired_answers, device=labels.device)
+        direct = direct | (labels == IGNORED).all(dim=1)
+        with torch.no_grad():
+            for k, dimension in enumerate(DIMENSIONS):
+                chosen = (
+                    slots[direct, k - count, None],
+                    levels[direct, k - count, None],
+                    mos[direct, k - count, None],
                 )
-            metrics["loss_expectation_direct"].append(alone[1].item())
+                if chosen[1].any():
+                    alone = score_losses(outputs.logits[direct], *chosen, self.level_ids)
+                    metrics[f"direct_{dimension}"].append(alone[1].item())
         return (loss, outputs) if return_outputs else loss
 
 
 def parse(argv: list[str]) -> tuple[RewardArguments, FramePlan, SFTConfig, ModelConfig]:
     """Options of a run; a misspelt name, a wrong type or a wrong choice stops it."""
-    parser = TrlParser((RewardArguments, FramePlan, SFTConfig, ModelConfig), allow_abbrev=False)
-    try:
-        return parser.parse_args_and_config(expand_config(argv))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    return parse_options(argv, RewardArguments, FramePlan, SFTConfig, ModelConfig)
 
 
 def make_dataset(
@@ -124,7 +150,10 @@ def make_dataset(
             clip, record = source(index)
             # A fixed irrational stride spreads the two kinds of rows evenly and without a random state.
             reasoned = (index * 0.6180339887 + seed * 0.414213562) % 1.0 < arguments.reasoned_share
-            made.append(sft_row(clip, record, processor, plan, "reasoned" if reasoned else "direct"))
+            modes: list[Mode] = ["reasoned" if reasoned else "direct"]
+            if arguments.paired_answers:
+                modes = ["reasoned", "direct"]
+            made.append(sft_row(clip, record, processor, plan, modes))
         return {key: [row[key] for row in made] for key in made[0]}
 
     return Dataset.from_dict({"index": list(range(n))}).with_transform(rows)
@@ -149,17 +178,6 @@ def _record_source(records: list[Record], root: Path, plan: FramePlan) -> Any:
         return read_clip(root / record.video, sampling), record
 
     return source
-
-
-def last_finished_checkpoint(output: Path) -> str | None:
-    """The latest checkpoint that was written to its end; the trainer writes its state last."""
-    for folder in sorted(output.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
-        try:
-            json.loads((folder / "trainer_state.json").read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            continue
-        return str(folder)
-    return None
 
 
 def main() -> None:

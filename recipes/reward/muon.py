@@ -1,0 +1,59 @@
+"""Muon for the matrices of a network, AdamW for all else, as one optimizer.
+
+Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) makes each update of a matrix near orthogonal,
+so that directions with small gradients learn as fast as those with large ones. Embeddings, norms, biases
+and the patch embedding stay with AdamW. Both take the same learning rate: Muon's updates are scaled to the
+size of AdamW's (Liu et al. 2025, arXiv 2502.16982, section 2.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Steps `torch.optim.Muon` and `torch.optim.AdamW` together.
+
+    `param_groups` are those of both, so that a learning-rate schedule reaches each of them.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, *, lr: float, weight_decay: float, betas: tuple[float, float]
+    ) -> None:
+        tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        matrices = [p for p in trained if p.ndim == 2 and id(p) not in tables]
+        chosen = {id(p) for p in matrices}
+        others = [p for p in trained if id(p) not in chosen]
+        self.muon = torch.optim.Muon(
+            matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
+        self.adamw = torch.optim.AdamW(
+            [
+                {"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay},
+                {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
+            ],
+            lr=lr,
+            betas=betas,
+        )
+        super().__init__(trained, {"lr": lr})
+        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
+
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        self.muon.step()
+        self.adamw.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.muon.zero_grad(set_to_none)
+        self.adamw.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.muon.load_state_dict(state_dict["muon"])
+        self.adamw.load_state_dict(state_dict["adamw"])
+        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]

@@ -1,0 +1,62 @@
+"""The optimizer of the recipes."""
+
+import copy
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
+
+from muon import MuonWithAdamW
+
+
+def make():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(7, 8), torch.nn.Linear(8, 8), torch.nn.LayerNorm(8), torch.nn.Linear(8, 1)
+    )
+    model[1].bias.requires_grad_(False)
+    return model, MuonWithAdamW(model, lr=0.01, weight_decay=0.1, betas=(0.9, 0.98))
+
+
+def step(model, optimizer, seed):
+    torch.manual_seed(seed)
+    optimizer.zero_grad()
+    model(torch.randint(7, (5,))).square().sum().backward()
+    optimizer.step()
+
+
+def test_matrices_go_to_muon_and_all_else_to_adamw_and_frozen_weights_to_neither():
+    model, optimizer = make()
+    assert [p.shape for g in optimizer.muon.param_groups for p in g["params"]] == [(8, 8), (1, 8)]
+    others = [p for g in optimizer.adamw.param_groups for p in g["params"]]
+    assert {id(p) for p in others} == {
+        id(p) for p in (*model[0].parameters(), *model[2].parameters(), model[3].bias)
+    }
+    before = copy.deepcopy(model.state_dict())
+    step(model, optimizer, 1)
+    step(model, optimizer, 2)
+    still = [name for name, value in model.state_dict().items() if torch.equal(value, before[name])]
+    assert still == ["1.bias"]
+
+
+def test_a_schedule_reaches_both():
+    model, optimizer = make()
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)
+    before = copy.deepcopy(model.state_dict())
+    step(model, optimizer, 1)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_saved_state_continues_to_the_bit(tmp_path):
+    model, optimizer = make()
+    step(model, optimizer, 1)
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, tmp_path / "state.pt")
+    step(model, optimizer, 2)
+    again, other = make()
+    saved = torch.load(tmp_path / "state.pt", weights_only=True)
+    again.load_state_dict(saved["model"])
+    other.load_state_dict(saved["optimizer"])
+    step(again, other, 2)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
