@@ -14,11 +14,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qsave_reward import data_command
 from qsave_reward.errors import ConfigError, QSaveError
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(data_command.app)
 
 
 class Decoder(str, Enum):
@@ -163,7 +166,7 @@ def world(
 
 @app.command("eval")
 def evaluate_scorer(
-    data: Annotated[str, typer.Option(help="world:SPLIT[:SEED] or a JSONL file of records.")],
+    data: Annotated[str | None, typer.Option(help="world:SPLIT[:SEED] or a file of records.")] = None,
     model: Model = "tiny",
     mode: Annotated[EvalMode, typer.Option(help="How scores are read.")] = EvalMode.direct,
     limit: Annotated[int | None, typer.Option(min=1, help="Most clips; default 1000 of a world.")] = None,
@@ -171,33 +174,45 @@ def evaluate_scorer(
         int | None, typer.Option(min=0, help="In direct mode: let only the first N clips be explained.")
     ] = None,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="Keep the result and predictions.")] = None,
+    html: Annotated[str | None, typer.Option(metavar="OUT", help="Also write a page to look at.")] = None,
+    part: Annotated[
+        str, typer.Option(metavar="K/N", help="Every Nth clip from the Kth on: the share of one process.")
+    ] = "1/1",
+    predictions: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DIR", help="Instead of scoring: what --out kept; once for each part."),
+    ] = None,
     device: Device = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips scored at a time.")] = 16,
     as_json: JsonFlag = False,
 ) -> None:
     """Compare scores with known scores and named defects with known defects."""
+    if (data is None) == (not predictions):
+        raise typer.BadParameter("expected either --data or --predictions")
+    if html is not None:
+        _check_target(html)
     from rich.console import Console
 
     from qsave_reward.data import make_folder
-    from qsave_reward.evaluate import evaluate, load_data
+    from qsave_reward.evaluate import evaluate, load_data, load_evaluation, parse_part, write_page
     from qsave_reward.terminal import evaluation_table, progress_bar
 
-    loaded = load_data(data, limit=limit)
-    if out is not None:
-        make_folder(out)
-    scorer = _load(model, device)
-    with progress_bar(loaded.n, "scoring") as advance:
-        evaluation = evaluate(
-            scorer,
-            loaded,
-            mode=mode.value,
-            batch_size=batch_size,
-            attribution_limit=attribution_limit,
-            progress=advance,
-        )
+    if data is None:
+        evaluation = load_evaluation(predictions or [])
+    else:
+        loaded = load_data(data, limit=limit, part=parse_part(part))
+        if out is not None:
+            make_folder(out)
+        scorer = _load(model, device)
+        with progress_bar(loaded.n, "scoring") as advance:
+            judge = partial(evaluate, batch_size=batch_size, attribution_limit=attribution_limit)
+            evaluation = judge(scorer, loaded, mode=mode.value, progress=advance)
     if out is not None:
         evaluation.save(out)
         typer.echo(f"wrote {out}", err=True)
+    if html is not None:
+        write_page(evaluation, html)
+        typer.echo(f"wrote {html}", err=True)
     if as_json:
         typer.echo(json.dumps(evaluation.to_dict()))
     else:

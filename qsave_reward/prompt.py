@@ -38,7 +38,7 @@ _SCORE_PATTERN = re.compile(
 )
 _DEFECT_PATTERN = re.compile(
     rf"(?P<label>[a-z][a-z \-]*[a-z]) \((?P<severity>{'|'.join(SEVERITIES)})"
-    r"(?:, (?P<start>\d{1,6}\.\d)-(?P<end>\d{1,6}\.\d) s)?\)"
+    r"(?:, (?P<start>[0-9]{1,6}\.[0-9])-(?P<end>[0-9]{1,6}\.[0-9]) s)?\)"
 )
 
 
@@ -120,20 +120,18 @@ def parse_report(text: str) -> Report:
 
     Raises:
         AnswerError: when the think tags, a dimension's line or the score line is missing or malformed.
-        Nothing is
-            guessed: an answer either has the agreed form or is an error.
+            Nothing is guessed: an answer either has the agreed form or is an error.
     """
-    match = re.fullmatch(
-        r"\s*<think>(?P<reasoning>.*?)</think>\s*(?P<line>[^\n]*?)\s*", text, flags=re.DOTALL
-    )
-    if match is None:
+    # Plain cuts instead of one pattern: a model may write anything, and the time has to stay linear.
+    opened, found, line = text.strip().partition("</think>")
+    if not found or not opened.startswith("<think>"):
         raise AnswerError(f"expected <think>...</think> and one score line, got {_shorten(text)}")
-    scores = _SCORE_PATTERN.fullmatch(match["line"])
+    scores = _SCORE_PATTERN.fullmatch(line.strip())
     if scores is None:
         raise AnswerError(
             f"expected {score_line(dict.fromkeys(DIMENSIONS, 3))!r} or the like, got {_shorten(text)}"
         )
-    reasoning = match["reasoning"].strip()
+    reasoning = opened.removeprefix("<think>").strip()
     defects: list[Defect] = []
     for dimension, name in DIMENSION_NAMES.items():
         lines = [line for line in reasoning.splitlines() if line.startswith(f"{name}: ")]
@@ -149,17 +147,24 @@ def parse_report(text: str) -> Report:
 def _parse_defects(dimension: str, listed: str) -> list[Defect]:
     if listed.strip() == NO_DEFECT:
         return []
-    matches = list(_DEFECT_PATTERN.finditer(listed))
-    if not matches or ", ".join(match[0] for match in matches) != listed.strip():
-        raise AnswerError(f"expected defects such as 'blur (severe, 0.3-1.2 s)', got {_shorten(listed)}")
     defects = []
-    for match in matches:
+    for part in listed.strip().removesuffix(")").split("), "):
+        match = _DEFECT_PATTERN.fullmatch(part + ")")
+        if match is None:
+            raise AnswerError(f"expected defects such as 'blur (severe, 0.3-1.2 s)', got {_shorten(listed)}")
         start, end = (None if match[key] is None else float(match[key]) for key in ("start", "end"))
         if start is not None and end is not None and start > end:
             raise AnswerError(f"a defect cannot end before it starts: {match[0]!r}")
         severity = _SEVERITY_VALUES[SEVERITIES.index(match["severity"])]
         defects.append(Defect(dimension, match["label"], severity, start, end))
     return defects
+
+
+def rationale_of(reasoning: str) -> str | None:
+    """What a report says before its lines of defects, in one line; `None` when it says nothing there."""
+    heads = tuple(f"{name}: " for name in DIMENSION_NAMES.values())
+    lines = [line for line in reasoning.splitlines() if not line.startswith(heads)]
+    return " ".join(" ".join(lines).split()) or None
 
 
 def _shorten(text: str) -> str:

@@ -108,8 +108,8 @@ class Report:
         (name, path, prompt), result, clip = scored
         strip = None if clip is None or not chunks else make_strip(chunks, clip.duration)
         card: dict[str, Any] = {
-            "file": _clean(name),
-            "prompt": _clean(prompt),
+            "file": clean(name),
+            "prompt": clean(prompt),
             "path": os.path.abspath(path),
             "media": self._media(scored),
             "strip": strip,
@@ -117,14 +117,14 @@ class Report:
             "score": None,
         }
         if isinstance(result, QSaveError):
-            card["error"] = {key: _clean(text) for key, text in result.to_dict().items()}
+            card["error"] = {key: clean(text) for key, text in result.to_dict().items()}
         else:
             card["score"] = result
             card["overall"] = {"value": result.overall, "level": level_word(result.overall)}
             card["rows"] = [_score_row(dimension, score) for dimension, score in result.scores.items()]
             card["lanes"] = [_lane(defect, strip) for defect in sorted(result.defects or (), key=_lane_order)]
-            card["reasoning"] = None if result.reasoning is None else _clean(result.reasoning)
-            card["warnings"] = [_clean(warning) for warning in result.warnings]
+            card["reasoning"] = None if result.reasoning is None else clean(result.reasoning)
+            card["warnings"] = [clean(warning) for warning in result.warnings]
         self._cards.append(card)
 
     def write(self, path: str | os.PathLike[str]) -> None:
@@ -133,29 +133,22 @@ class Report:
         Raises:
             ConfigError: when `path` cannot be written.
         """
-        folder = os.path.dirname(os.path.realpath(path))
-        links = ["./" + quote(os.fsencode(os.path.relpath(card["path"], folder))) for card in self._cards]
-        environment = Environment(
-            loader=PackageLoader("qsave_reward"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        links = [relative_link(card["path"], path) for card in self._cards]
         scored = [card["score"] for card in self._cards if card["score"] is not None]
         provenances = [
             provenance
             for i, provenance in enumerate(score.provenance for score in scored)
             if provenance not in [earlier.provenance for earlier in scored[:i]]
         ]
-        page = environment.get_template("report.html.j2").stream(
+        text = fill_template(
+            "report.html.j2",
             cards=list(zip(self._cards, links, strict=True)),
             n_failed=len(self._cards) - len(scored),
             names=DIMENSION_NAMES,
             levels=LEVELS,
             provenances=provenances,
         )
-        write_lines(path, ["".join(page)])
+        write_lines(path, [text])
 
     def _media(self, scored: Scored) -> dict[str, Any] | None:
         """The clip itself when browsers play it and it is small, else an animated preview, else nothing."""
@@ -173,6 +166,24 @@ class Report:
         self._embedded += len(data)
         poster = still(clip.frames[0], _fit(width, height)) if mime.startswith("video/") else None
         return {"kind": mime.split("/")[0], "uri": data_uri(data, mime), "poster": poster, **shape}
+
+
+def fill_template(name: str, **values: Any) -> str:
+    """A page from one of the package's templates; every value is text to be escaped."""
+    environment = Environment(
+        loader=PackageLoader("qsave_reward"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return "".join(environment.get_template(name).stream(**values))
+
+
+def relative_link(path: str, page: str | os.PathLike[str]) -> str:
+    """Address of a file as a page links to it: relative, so that both may move together."""
+    folder = os.path.dirname(os.path.realpath(page))
+    return "./" + quote(os.fsencode(os.path.relpath(path, folder)))
 
 
 def level_word(mean: float) -> str:
@@ -215,7 +226,7 @@ def _lane(defect: Defect, strip: Strip | None) -> dict[str, Any]:
     return {
         "dimension": defect.dimension,
         "name": DIMENSION_NAMES[defect.dimension],
-        "label": _clean(defect.label),
+        "label": clean(defect.label),
         "severity": defect.severity,
         "opacity": 0.3 + 0.7 * defect.severity,
         "span": span,
@@ -224,6 +235,6 @@ def _lane(defect: Defect, strip: Strip | None) -> dict[str, Any]:
     }
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Text without halves of character pairs, which no file can hold."""
     return text.encode("utf-8", "replace").decode("utf-8")

@@ -7,7 +7,7 @@ codes.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -121,11 +121,12 @@ def _defect_table(defects: tuple[Defect, ...]) -> RenderableType:
 def evaluation_table(evaluation: Mapping[str, Any]) -> RenderableType:
     """The results of `Evaluation.to_dict` with chance and ceiling beside them."""
     results = evaluation["results"]
+    dimensions = [name for name in (*DIMENSIONS, "overall") if name in results]
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("", no_wrap=True)
     for name in ("SRCC", "95 %", "ceiling", "PLCC", "KRCC", "RMSE", "n"):
         table.add_column(name, justify="right", no_wrap=True)
-    for dimension in DIMENSIONS:
+    for dimension in dimensions:
         row = results[dimension]
         table.add_row(
             _name(dimension),
@@ -134,6 +135,7 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> RenderableType:
             *(_number(row[name]) for name in ("ceiling", "plcc", "krcc", "rmse")),
             str(row["n"]),
         )
+    views = _views(results, dimensions)
     found = results["attribution"]
     names = {"precision": "precision", "recall": "recall", "F1": "f1", "span IoU": "span_iou"}
     numbers = ", ".join(f"{name} {_number(found[key])}" for name, key in names.items())
@@ -143,13 +145,36 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> RenderableType:
     if chance:
         widest = min(low for low, _ in chance), max(high for _, high in chance)
         lines.append(Text(f"random scores: SRCC {_interval(widest)}", "dim"))
-    notes = {row["reason"] for row in results.values() if row["reason"]}
+    known = evaluation["baselines"]["generator_mean"]
+    if any(known[name]["srcc"] is not None for name in dimensions):
+        numbers = ", ".join(_number(known[name]["srcc"]) for name in dimensions)
+        lines.append(Text(f"the mean of the clip's generator: SRCC {numbers}", "dim"))
+    notes = {results[name]["reason"] for name in (*dimensions, "attribution") if results[name]["reason"]}
     lines += [_plain(note, "yellow") for note in sorted(notes)]
     if evaluation["n_failed"]:
         counts = ", ".join(f"{code} {count}" for code, count in sorted(evaluation["failures"].items()))
         lines.append(Text(f"{evaluation['n_failed']} of {evaluation['n']} clips failed: {counts}", "red"))
     title = _plain(f"{evaluation['data']}, {evaluation['mode']} scores, {evaluation['n']} clips", "bold")
-    return Group(title, Text(), table, Text(), *lines)
+    return Group(title, Text(), table, Text(), views, Text(), *lines)
+
+
+def _views(results: Mapping[str, Any], dimensions: Sequence[str]) -> Table:
+    """What lies behind the SRCC: the two parts generators have in it, pairs, the fitted PLCC, the spread."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("", no_wrap=True)
+    for name in ("generators", "inside", "pairs", "with ties", "fitted PLCC", "spread"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for dimension in dimensions:
+        pairs = results["pairwise"][dimension]
+        spread = results["calibration"].get(dimension)
+        table.add_row(
+            _name(dimension),
+            *(_number(results[view][dimension]["srcc"]) for view in ("generator_level", "within_generator")),
+            *(_number(pairs[name]) for name in ("without_ties", "with_ties")),
+            _number(results[dimension]["plcc_logistic"]),
+            _number(spread and spread["error_spread_ratio"]),
+        )
+    return table
 
 
 def doctor_view(report: Mapping[str, Any]) -> RenderableType:

@@ -151,6 +151,10 @@ def test_jsonl_paths_are_relative_and_a_bad_prompt_is_its_own_error(qsave, clips
         (["eval", "--data", "world:test", "--out", "/dev/null"], "cannot make the folder '/dev/null'"),
         (["eval", "--data", "world:test", "--limit", "0"], "--limit"),
         (["eval"], "--data"),
+        (["eval", "--data", "world:test", "--predictions", "x"], "--predictions"),
+        (["eval", "--data", "world:test", "--part", "3/2"], "part K/N"),
+        (["eval", "--data", "world:test", "--part", "half"], "second of four"),
+        (["eval", "--predictions", "none"], "evaluation.json"),
         (["magic"], "magic"),
     ],
 )
@@ -220,7 +224,8 @@ def test_world_writes_records_and_clips(qsave, tmp_path) -> None:
     assert (code, out) == (0, "") and "wrote 2 clips" in err
 
 
-def test_eval_json_and_table(qsave, tmp_path) -> None:
+def test_eval_json_and_table(qsave, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("qsave_reward.agreement.row.RESAMPLES", 20)
     code, out, err = qsave(
         "eval", "--data", "world:test", "--limit", "5", "--json", "--out", str(tmp_path / "e")
     )
@@ -241,6 +246,22 @@ def test_eval_with_failed_items_is_exit_1_and_says_which(qsave, clips, tmp_path)
     (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, lines)))
     code, out, _ = qsave("eval", "--data", str(tmp_path / "r.jsonl"))
     assert code == 1 and "1 of 2 clips failed: not_found 1" in out
+
+
+def test_eval_of_saved_parts_and_the_page(qsave, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("qsave_reward.agreement.row.RESAMPLES", 20)
+    common = ["eval", "--data", "world:test", "--limit", "5"]
+    code, whole, _ = qsave(*common, "--json")
+    for part in "12":
+        assert qsave(*common, "--part", f"{part}/2", "--out", str(tmp_path / part))[0] == 0
+    saved = ["--predictions", str(tmp_path / "2"), "--predictions", str(tmp_path / "1")]
+    page = tmp_path / "e.html"
+    code, out, err = qsave("eval", *saved, "--json", "--html", str(page))
+    assert code == 0 and json.loads(out) == json.loads(whole) and "wrote" in err
+    assert "The largest errors" in page.read_text()
+    found = json.loads(out)["results"]
+    for view in ("generator_level", "within_generator", "pairwise"):
+        assert {"visual_quality", "dynamic_quality", "text_alignment", "overall"} == set(found[view])
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Strict configuration files."""
 
-import importlib.util
+import importlib
+import re
 import sys
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from qsave_reward.errors import ConfigError
 # TRL's default is the old name of an option that transformers renamed; both names work until transformers 6.
 pytestmark = pytest.mark.filterwarnings("ignore:.gradient_checkpointing. is deprecated:FutureWarning")
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs" / "reward").rglob("*.yaml"))
+SFT = ROOT / "configs" / "reward" / "tiny" / "1_sft.yaml"
 
 
 def test_a_file_becomes_arguments_before_the_users_own(tmp_path):
@@ -41,24 +44,23 @@ def test_wrong_use(argv):
         expand_config(argv)
 
 
-def load_recipe():
-    """Recipes are scripts, not a package."""
-    path = Path(__file__).parent.parent / "recipes" / "reward" / "sft.py"
-    spec = importlib.util.spec_from_file_location("sft_recipe", path)
-    recipe = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = recipe  # dataclasses look their module up
-    spec.loader.exec_module(recipe)
-    return recipe
+def parse(path, *options):
+    """Options as the script reads them that the file's first lines name."""
+    sys.path.insert(0, str(ROOT / "recipes" / "reward"))
+    name = re.search(r"^#.*recipes/reward/(\w+)\.py --config", path.read_text(), flags=re.MULTILINE)[1]
+    recipe = importlib.import_module(name)
+    return recipe.parse_options(["--config", str(path), *options], *recipe.OPTIONS)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: "/".join(path.parts[-3:]))
-def test_shipped_configs_parse(path, tmp_path):
-
-    recipe = load_recipe()
-    arguments, plan, config, _ = recipe.parse(["--config", str(path), "--output_dir", str(tmp_path)])
+def test_shipped_configs_parse(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    monkeypatch.chdir(ROOT)
     content = yaml.safe_load(path.read_text())
-    assert arguments.data == content["data"] and arguments.trained_on
+    # A machine without a GPU refuses bfloat16 unless it is told to use the CPU.
+    _, plan, config, *_ = parse(path, "--output_dir", str(tmp_path), "--use_cpu", "true")
     assert plan.token_budget == content["token_budget"] and config.max_steps == content["max_steps"]
+    assert str(path.relative_to(ROOT)) in path.read_text(), "the first lines give the command"
 
 
 @pytest.mark.parametrize(
@@ -72,5 +74,5 @@ def test_shipped_configs_parse(path, tmp_path):
 )
 def test_wrong_options_stop_the_run(tmp_path, capsys, options, message):
     with pytest.raises((ConfigError, SystemExit)) as caught:
-        load_recipe().parse(["--config", str(CONFIGS[0]), "--output_dir", str(tmp_path), *options])
+        parse(SFT, "--output_dir", str(tmp_path), *options)
     assert message in str(caught.value) + capsys.readouterr().err

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qsave_reward.data import read_records, read_requests, write_records
+from qsave_reward.data import (
+    normalise_prompt,
+    read_records,
+    read_requests,
+    split_by_prompt,
+    write_records,
+)
 from qsave_reward.errors import ConfigError
 from qsave_reward.types import DIMENSIONS, Defect, Record
 
@@ -38,10 +44,11 @@ RECORDS = st.builds(
 )
 
 
+@pytest.mark.parametrize("name", ["records.jsonl", "records.parquet"])
 @given(records=st.lists(RECORDS, min_size=1, max_size=4))
 @settings(max_examples=60, deadline=None)
-def test_round_trip_keeps_every_field(records, tmp_path_factory) -> None:
-    path = tmp_path_factory.mktemp("data") / "records.jsonl"
+def test_round_trip_keeps_every_field(name, records, tmp_path_factory) -> None:
+    path = tmp_path_factory.mktemp("data") / name
     write_records(path, records)
     assert read_records(path) == records
 
@@ -84,6 +91,10 @@ GOOD = '{"video": "a.mp4", "prompt": "x"}'
         ('{"video": "a", "prompt": "x", "mos": {"visual_quality": NaN}}', "expected a number, got nan"),
         ('{"video": "a", "prompt": "x", "mos": {"visual_quality": true}}', "expected a number, got True"),
         ('{"video": "a", "prompt": "x", "mos": {"visual_quality": 0}}', r"line 2: MOS .* \[1, 5\], got 0.0"),
+        (
+            '{"video": "a", "prompt": "x", "overall": 1' + "0" * 400 + "}",
+            "'overall': expected a number, got 1000",
+        ),
         ('{"video": "a", "prompt": "x", "mos": {"sound": 3}}', "unknown dimension 'sound'"),
         ('{"video": "a", "prompt": "x", "ratings": {"visual_quality": 3}}', "expected a list of numbers"),
         ('{"video": "a", "prompt": "x", "ratings": {"visual_quality": [3, "z"]}}', r"visual_quality\[1\]"),
@@ -163,3 +174,57 @@ def test_writing_through_a_link_keeps_the_link(tmp_path) -> None:
     write_records(tmp_path / "link.jsonl", [Record("a.mp4", "x")])
     assert (tmp_path / "link.jsonl").is_symlink()
     assert len(read_records(tmp_path / "real.jsonl")) == 1
+
+
+PROMPTS = [f"a red circle passes {i} blue squares" for i in range(2000)]
+
+
+def test_splits_share_no_prompt_and_keep_their_order() -> None:
+    records = [Record(f"{i}.mp4", PROMPTS[i % 500]) for i in range(1000)]
+    parts = split_by_prompt(records)
+    assert list(parts) == ["train", "val", "test"]
+    assert sorted(int(r.video[:-4]) for part in parts.values() for r in part) == list(range(1000))
+    prompts = [{record.prompt for record in part} for part in parts.values()]
+    assert sum(map(len, prompts)) == 500
+    for part in parts.values():
+        assert part == sorted(part, key=lambda record: int(record.video[:-4]))
+
+
+def test_splits_meet_their_shares_and_follow_the_seed() -> None:
+    records = [Record("a.mp4", prompt) for prompt in PROMPTS]
+    sizes = {name: len(part) for name, part in split_by_prompt(records).items()}
+    assert sizes == {"train": 1594, "val": 215, "test": 191}  # a change moves the prompts of every user
+    assert split_by_prompt(records, seed=1)["val"] != split_by_prompt(records)["val"]
+    # What part a prompt is in depends on nothing else.
+    alone = split_by_prompt(records[5:6])
+    assert next(name for name, part in alone.items() if part) == next(
+        name for name, part in split_by_prompt(records[::-1]).items() if records[5] in part
+    )
+
+
+def test_prompts_that_differ_in_form_only_stay_together() -> None:
+    forms = ["A  red circle\tmoves.", "a red circle moves", "a red circle moves!", "ａ red circle moves "]
+    assert {normalise_prompt(form) for form in forms} == {"a red circle moves"}
+    assert normalise_prompt(" ... ") == "..."
+    parts = split_by_prompt([Record("a.mp4", form) for form in forms], {"a": 0.5, "b": 0.5})
+    assert sorted(map(len, parts.values())) == [0, 4]
+
+
+@given(
+    shares=st.lists(st.integers(0, 9), min_size=1, max_size=4).filter(any),
+    prompts=st.lists(TEXT, max_size=5),
+    seed=st.integers(),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_shares_divide_any_prompts(shares, prompts, seed) -> None:
+    named = {str(i): share / sum(shares) for i, share in enumerate(shares)}
+    parts = split_by_prompt([Record("a.mp4", prompt) for prompt in prompts], named, seed=seed)
+    assert list(parts) == list(named)
+    assert sum(map(len, parts.values())) == len(prompts)
+    assert all(named[name] > 0 for name, part in parts.items() if part)
+
+
+@pytest.mark.parametrize("shares", [{}, {"a": 0.5}, {"a": 1.5, "b": -0.5}, {"a": float("nan")}, {"a": 2.0}])
+def test_wrong_shares(shares) -> None:
+    with pytest.raises(ConfigError, match="share"):
+        split_by_prompt([Record("a.mp4", "x")], shares)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from fake_model import FakeModel
 
+from qsave_reward import agreement
 from qsave_reward.data import write_records
 from qsave_reward.errors import ConfigError
-from qsave_reward.evaluate import EvalData, evaluate, load_data
+from qsave_reward.evaluate import EvalData, evaluate, load_data, load_evaluation, open_video, parse_part
 from qsave_reward.types import DIMENSIONS, Defect, Provenance, Record
 from qsave_reward.video import Clip, write_clip
 
@@ -40,6 +41,12 @@ def some_items(n: int = 12) -> list[tuple[Record, Clip]]:
         )
         for i in range(n)
     ]
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch) -> None:
+    """Intervals are most of the work, and their width does not matter here."""
+    monkeypatch.setattr(agreement.row, "RESAMPLES", 100)
 
 
 def data(items, **ceiling: float) -> EvalData:
@@ -144,7 +151,10 @@ def test_baselines() -> None:
     truth = [record.mos["visual_quality"] for record, _ in some_items()]
     assert constant["srcc"] is None and "predictions equal" in constant["reason"]
     assert constant["rmse"] == pytest.approx(np.std(truth))
-    assert rows["ceiling"]["dynamic_quality"] == {"srcc": 0.8}
+    assert rows["ceiling"]["dynamic_quality"]["srcc"] == 0.8
+    unknown = rows["ceiling"]["visual_quality"]
+    assert unknown["srcc"] is None and "known" in unknown["reason"]
+    assert rows["generator_mean"]["visual_quality"]["reason"] == "no item names its generator"
 
 
 def test_saved_files_hold_result_and_predictions(tmp_path) -> None:
@@ -186,8 +196,127 @@ def test_world_items_are_the_first_ones_with_their_ceiling() -> None:
     other = list(load_data("world:test:5", limit=1).items)
     assert other[0][0] != items[0][0]
     done = evaluate(FakeModel(), load_data("world:test", limit=6))
-    assert set(done.results) == {*DIMENSIONS, "attribution"}
+    views = {"generator_level", "within_generator", "pairwise", "calibration"}
+    assert set(done.results) == {*DIMENSIONS, "overall", "attribution", *views}
     assert all(0 < ceiling <= 1 for ceiling in loaded.ceiling.values())
+
+
+def grouped_items(n: int = 48) -> list[tuple[Record, Clip]]:
+    """Four generators, two clips of each for every prompt; the truth is the brightness and some noise."""
+    rng = np.random.default_rng(0)
+    made = []
+    for i in range(n):
+        level = float(np.clip(60 * (i % 4) + rng.uniform(0, 75), 0, 255))
+        record, video = item(level, prompt=f"prompt {i // 8}")
+        noisy = {name: float(np.clip(mos + rng.normal(0, 0.4), 1, 5)) for name, mos in record.mos.items()}
+        overall = float(np.mean(list(noisy.values())))
+        made.append((replace(record, mos=noisy, overall=overall, generator="abcd"[i % 4]), video))
+    return made
+
+
+def test_views_and_baselines_have_a_row_for_each_dimension_and_the_overall_score() -> None:
+    done = evaluate(FakeModel(), data(grouped_items()))
+    rated = [*DIMENSIONS, "overall"]
+    for view in ("generator_level", "within_generator", "pairwise"):
+        assert list(done.results[view]) == rated
+    assert list(done.results["calibration"]) == list(DIMENSIONS)
+    for row in (done.results, *done.baselines.values()):
+        assert all(name in row for name in rated)
+    assert done.results["overall"]["n"] == 48 and done.results["overall"]["srcc"] > 0.9
+    assert done.results["generator_level"]["overall"]["srcc"] == pytest.approx(1.0)
+    assert 0 < done.results["within_generator"]["visual_quality"]["srcc"] < 0.9
+    assert done.results["pairwise"]["visual_quality"]["kind"] == "same prompt"
+    assert 0.3 < done.baselines["generator_mean"]["visual_quality"]["srcc"] < 1
+    assert done.results["calibration"]["visual_quality"]["within_2_std"] > 0.5
+    json.dumps(done.to_dict(), allow_nan=False)
+
+
+def test_no_overall_row_where_nothing_was_rated_overall() -> None:
+    done = evaluate(FakeModel(), data(some_items()))
+    assert "overall" not in done.results and "overall" not in done.results["pairwise"]
+
+
+@pytest.mark.parametrize("mode", ["direct", "reasoned"])
+def test_saved_predictions_give_every_number_again_without_the_model(mode, tmp_path) -> None:
+    items = failing_items() + grouped_items(16)
+    done = evaluate(FakeModel(), data(items, visual_quality=0.9), mode=mode, attribution_limit=9)
+    done.save(tmp_path)
+    again = load_evaluation([tmp_path])
+    assert again.to_dict() == done.to_dict()
+    assert [p.to_dict() for p in again.predictions] == [p.to_dict() for p in done.predictions]
+
+
+def test_numbers_do_not_depend_on_the_number_of_processes(tmp_path) -> None:
+    items = failing_items() + grouped_items(16)
+    whole = evaluate(FakeModel(), data(items), attribution_limit=9)
+    for part in range(3):
+        mine = range(len(items))[part::3]
+        share = EvalData("mine", [items[i] for i in mine], len(mine), {}, None, mine)
+        evaluate(FakeModel(), share, attribution_limit=9, batch_size=part + 1).save(tmp_path / str(part))
+    merged = load_evaluation([tmp_path / name for name in "201"])
+    assert merged.to_dict() == whole.to_dict()
+    for folders, message in (("01", "each once"), ("0012", "each once")):
+        with pytest.raises(ConfigError, match=message):
+            load_evaluation([tmp_path / name for name in folders])
+
+
+def test_parts_of_data_share_its_items_and_ceiling(tmp_path) -> None:
+    whole = list(load_data("world:test", limit=5).items)
+    parts = [load_data("world:test", limit=5, part=(k, 2)) for k in (1, 2)]
+    assert [list(part.indices) for part in parts] == [[0, 2, 4], [1, 3]]
+    assert parts[0].ceiling == parts[1].ceiling == load_data("world:test", limit=5).ceiling
+    found = [record for part in parts for record, _ in part.items]
+    assert found == [whole[i][0] for i in (0, 2, 4, 1, 3)]
+    write_records(tmp_path / "r.jsonl", [record for record, _ in whole])
+    assert list(load_data(str(tmp_path / "r.jsonl"), part=(2, 3)).indices) == [1, 4]
+    assert parse_part("2/4") == (2, 4)
+    for text in ("2", "2/", "-1/4", "a/b", "1/2/3"):
+        with pytest.raises(ConfigError, match="second of four"):
+            parse_part(text)
+    for part in ((0, 1), (3, 2)):
+        with pytest.raises(ConfigError, match="part K/N"):
+            load_data("world:test", part=part)
+
+
+def test_parts_of_different_evaluations_do_not_mix(tmp_path) -> None:
+    evaluate(FakeModel(), data(some_items(4))).save(tmp_path / "a")
+    evaluate(FakeModel(), data(some_items(4)), mode="reasoned").save(tmp_path / "b")
+    with pytest.raises(ConfigError, match="got mode 'direct'"):
+        load_evaluation([tmp_path / "a", tmp_path / "b"])
+    with pytest.raises(ConfigError, match=r"evaluation\.json"):
+        load_evaluation([tmp_path])
+    (tmp_path / "a" / "predictions.jsonl").write_text('{"index": 0}')
+    with pytest.raises(ConfigError, match="line of saved predictions"):
+        load_evaluation([tmp_path / "a"])
+    (tmp_path / "a" / "evaluation.json").write_text("[]")
+    with pytest.raises(ConfigError, match="result of an evaluation"):
+        load_evaluation([tmp_path / "a"])
+
+
+def test_failed_items_are_listed() -> None:
+    (failed,) = evaluate(FakeModel(), data(failing_items())).failed_items
+    assert (failed["index"], failed["video"], failed["code"]) == (3, "x.mp4", "not_found")
+
+
+def test_single_ratings_tell_the_ceiling_of_a_file(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    records = []
+    for i in range(60):
+        answers = tuple(float(v) for v in np.clip(1 + 4 * i / 60 + rng.normal(0, 0.7, 3), 1, 5))
+        mos, ratings = {"visual_quality": float(np.mean(answers))}, {"visual_quality": answers}
+        records.append(Record(f"{i}.mp4", "x", mos, ratings=ratings))
+    write_records(tmp_path / "r.jsonl", records)
+    loaded = load_data(str(tmp_path / "r.jsonl"))
+    assert set(loaded.ceiling) == {"visual_quality"} and 0.9 < loaded.ceiling["visual_quality"] < 0.99
+    assert "ratings" in loaded.ceiling_source
+
+
+def test_a_video_can_be_opened_again(tmp_path) -> None:
+    record, clip = next(iter(load_data("world:test:3", limit=1).items))
+    assert (open_video("world:test:3", record).frames == clip.frames).all()
+    assert open_video("rated/r.jsonl", Record("c/0.mp4", "x")) == "rated/c/0.mp4"
+    with pytest.raises(ConfigError, match="expected a video such as"):
+        open_video("world:test", record)
 
 
 def test_file_data_is_relative_to_the_file(tmp_path) -> None:

@@ -1,5 +1,7 @@
 """The text the model reads and writes."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from qsave_reward.prompt import (
     build_messages,
     direct_answer,
     parse_report,
+    rationale_of,
     reasoned_answer,
     score_line,
 )
@@ -141,3 +144,29 @@ def test_control_tokens_in_a_prompt_are_defused():
     text = build_messages([0.0], hostile)[0]["content"][-1]["text"]
     assert "<|" not in text and "<think" not in text and "</think" not in text
     assert text.count("\n") == 2  # the two of the question itself
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think></think>" + " " * 20_000 + "\nx\ny",
+        "<think>\nvisual quality: "
+        + "a" * 50_000
+        + "\n</think>\n"
+        + score_line(dict.fromkeys(DIMENSIONS, 3)),
+        "<think>" * 20_000,
+        "</think>" * 20_000,
+    ],
+)
+def test_endless_answers_are_refused_at_once(text):
+    started = time.perf_counter()
+    with pytest.raises(AnswerError):
+        parse_report(text)
+    assert time.perf_counter() - started < 1  # minutes, where the time grows with the square of the length
+
+
+def test_the_description_is_what_comes_before_the_defects():
+    levels = dict.fromkeys(DIMENSIONS, 4)
+    for rationale in ("a red circle moves left; gray plain background", None):
+        report = parse_report(reasoned_answer([], rationale, levels))
+        assert rationale_of(report.reasoning) == rationale

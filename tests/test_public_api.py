@@ -17,10 +17,11 @@ PACKAGE = ROOT / "qsave_reward"
 LAYERS = [
     ["errors", "types", "limits"],
     ["sampling", "frames", "decoding", "video", "metrics", "agreement", "prompt", "slowfast"],
-    ["data", "config", "world", "checkpoint"],
+    ["fields", "tables", "data", "entries", "preferences", "benchmarks", "data_scan", "data_check"],
+    ["config", "grading", "world", "checkpoint"],
     ["processor", "fast_vision", "model", "supervision"],
     ["scoring", "evaluate", "media", "report", "doctor"],
-    ["terminal", "cli"],
+    ["terminal", "data_command", "cli"],
 ]
 
 

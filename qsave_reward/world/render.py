@@ -7,6 +7,7 @@ object is drawn for all frames at once, inside a window that moves with it.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -91,22 +92,36 @@ def render(
         float32 [T, height, width, 3], 0..255, RGB.
     """
     effects = effects or no_effects(scene, times, duration)
-    short = min(height, width)
-    pan = _pan(scene, times / duration)
+    pan = camera_pan(scene, times / duration)
     frames = draw_background(scene, pan, height=height, width=width) if film is None else film.copy()
+    for index, track in object_tracks(scene, effects, pan, height=height, width=width):
+        _draw(frames, track, scene.groups[index], effects.targets[index], effects)
+    return frames
+
+
+def object_tracks(
+    scene: Scene, effects: Effects, pan: Floats, *, height: int, width: int
+) -> Iterator[tuple[int, Track]]:
+    """The way of every object in pixels, with the index of its group, in the order of drawing.
+
+    Args:
+        scene: what is shown.
+        effects: defects of objects, at the times wanted.
+        pan: float64 [T, 2], as `camera_pan` gives it for the same times.
+        height, width: pixels.
+    """
+    short = min(height, width)
     size = np.array([width, height]) / short
-    for group, places, target in zip(scene.groups, scene.places, effects.targets, strict=True):
+    for index, (group, places) in enumerate(zip(scene.groups, scene.places, strict=True)):
         for place in places:
             track = _track(group, place, effects, size, scene.camera)
             centers = track.centers + pan
             if effects.jump.any():
                 centers = _jump(centers, place.radius, effects, size)
-            track = replace(track, centers=centers * short, radius=track.radius * short)
-            _draw(frames, track, group, target, effects)
-    return frames
+            yield index, replace(track, centers=centers * short, radius=track.radius * short)
 
 
-def _pan(scene: Scene, u: Floats) -> Floats:
+def camera_pan(scene: Scene, u: Floats) -> Floats:
     """[T, 2] shift of the picture in short sides; when the camera pans left, everything moves right."""
     way = {"left": (1, 0), "right": (-1, 0), "up": (0, 1), "down": (0, -1)}.get(scene.camera or "", (0, 0))
     shift: Floats = PAN * (u - 0.5)[:, None] * np.array(way)

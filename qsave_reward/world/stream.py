@@ -18,14 +18,15 @@ from qsave_reward.world.defects import (
     degrade,
     draw_labels,
     draw_span,
+    in_span,
     object_effects,
     showable,
 )
 from qsave_reward.world.film import film_background
 from qsave_reward.world.phrasing import describe, phrase
 from qsave_reward.world.raters import Opinion, latent_quality, rate
-from qsave_reward.world.render import render
-from qsave_reward.world.scene import BACKGROUND_COLORS, FILMED, Scene, draw_scene, pick
+from qsave_reward.world.render import Track, camera_pan, object_tracks, render
+from qsave_reward.world.scene import BACKGROUND_COLORS, FILMED, Group, Scene, draw_scene, pick
 
 WORLD_VERSION = 1
 """Changes whenever an item of the same index would look or read differently."""
@@ -201,6 +202,34 @@ def render_plan(plan: WorldPlan) -> WorldItem:
     frames = np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
     frames = degrade(frames, times, plan.defects, _generator(plan.entropy, 3), skip=OBJECT_LABELS)
     return WorldItem(frames, times, config.fps, plan_record(plan), plan.latent)
+
+
+def plan_tracks(plan: WorldPlan) -> list[tuple[Group, Track]]:
+    """The way of every object of a planned item in pixels, one value per frame; later ones are in front.
+
+    A frozen picture holds its objects. Jitter and ghosting, which act on pixels, are left out.
+    """
+    config = plan.config
+    times = np.arange(config.num_frames) / config.fps
+    duration = config.num_frames / config.fps
+    effects = object_effects(plan.shown, plan.defects, times, duration, _generator(plan.entropy, 2))
+    pan = camera_pan(plan.shown, times / duration)
+    seen = np.arange(len(times))
+    for defect in plan.defects:
+        if defect.label == "freeze":
+            inside = in_span(defect, times)
+            seen[inside] = int(np.argmax(inside))
+    tracks = []
+    for index, track in object_tracks(plan.shown, effects, pan, height=config.height, width=config.width):
+        held = replace(
+            track,
+            centers=track.centers[seen],
+            radius=track.radius[seen],
+            angle=track.angle[seen],
+            alpha=track.alpha[seen],
+        )
+        tracks.append((plan.shown.groups[index], held))
+    return tracks
 
 
 def plan_record(plan: WorldPlan) -> Record:

@@ -115,9 +115,9 @@ def make_model(
             "depth": args.vision_layers,
             "hidden_size": args.vision_hidden,
             "intermediate_size": 4 * args.vision_hidden,
-            "num_heads": args.vision_hidden // 32,
+            "num_heads": args.vision_heads or args.vision_hidden // 32,
             "patch_size": args.patch_size,
-            "spatial_merge_size": 2,
+            "spatial_merge_size": args.merge_size,
             "temporal_patch_size": 2,
             "out_hidden_size": args.hidden,
             "num_position_embeddings": 256,
@@ -183,6 +183,8 @@ def main() -> None:
     parser.add_argument("--vision-hidden", type=int, default=192)
     parser.add_argument("--vision-layers", type=int, default=4)
     parser.add_argument("--patch-size", type=int, default=16)
+    parser.add_argument("--merge-size", type=int, default=2, help="patches of a token in each direction")
+    parser.add_argument("--vision-heads", type=int, default=None)
     # The 0.02 of large models keeps a narrow one almost linear, so that it is slow to see noise or flicker.
     parser.add_argument("--init-std", type=float, default=0.06)
     parser.add_argument("--vocab-size", type=int, default=1024)

@@ -21,25 +21,33 @@ class MuonWithAdamW(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, model: torch.nn.Module, *, lr: float, weight_decay: float, betas: tuple[float, float]
+        self,
+        model: torch.nn.Module,
+        *,
+        lr: float,
+        weight_decay: float,
+        betas: tuple[float, float],
+        vision_share: float = 1.0,
     ) -> None:
+        """`vision_share`: learning rate of the weights under a module called `visual`, as a share of `lr`."""
         tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        matrices = [p for p in trained if p.ndim == 2 and id(p) not in tables]
-        chosen = {id(p) for p in matrices}
-        others = [p for p in trained if id(p) not in chosen]
-        self.muon = torch.optim.Muon(
-            matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
-        self.adamw = torch.optim.AdamW(
-            [
-                {"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay},
-                {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
-            ],
-            lr=lr,
-            betas=betas,
-        )
-        super().__init__(trained, {"lr": lr})
+        muon: list[dict[str, Any]] = []
+        adamw: list[dict[str, Any]] = []
+        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        for seeing in (False, True):
+            part = [p for name, p in trained if ("visual." in name) is seeing]
+            matrices = [p for p in part if p.ndim == 2 and id(p) not in tables]
+            chosen = {id(p) for p in matrices}
+            others = [p for p in part if id(p) not in chosen]
+            rate = lr * (vision_share if seeing else 1.0)
+            muon.append({"params": matrices, "lr": rate})
+            decayed, plain = [p for p in others if p.ndim > 1], [p for p in others if p.ndim <= 1]
+            adamw.append({"params": decayed, "lr": rate, "weight_decay": weight_decay})
+            adamw.append({"params": plain, "lr": rate, "weight_decay": 0.0})
+        muon, adamw = ([group for group in groups if group["params"]] for groups in (muon, adamw))
+        self.muon = torch.optim.Muon(muon, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        self.adamw = torch.optim.AdamW(adamw, betas=betas)
+        super().__init__([p for _, p in trained], {"lr": lr})
         self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]

@@ -4,8 +4,9 @@
 
 A language model that must learn from scores alone what a picture is learns it very slowly; large models
 start from a pretrained vision tower, and so does this one. From the tokens the language model would get,
-small heads tell for each chunk which defects are active, and for the clip how good picture and motion
-are and what is shown. The heads are thrown away; the result is the given model with a better tower.
+small heads tell for each token which object it shows and how that moves, for each chunk which defects are
+active, and for the clip how good picture and motion are and what is shown. The heads are thrown away; the
+result is the given model with a better tower.
 
 Killed runs continue from their last checkpoint when the same command is given again.
 """
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from token_targets import COLOR_NAMES, NOTHING, NUMBERS, SHAPE_NAMES, token_targets
 from training import last_finished_checkpoint, muon_optimizer, parse_options
 from transformers import AutoModelForImageTextToText, Trainer, TrainingArguments, set_seed
 
@@ -34,6 +36,16 @@ SEEN = ("visual_quality", "dynamic_quality")
 """The dimensions that can be judged without the prompt."""
 DEFECTS = [label for dimension in SEEN for label in LABELS[dimension]]
 SHOWN = [*SHAPES, *COLORS, *MOTIONS, *BACKGROUNDS, *BACKGROUND_COLORS, *DIRECTIONS, *"1234"]
+WEIGHTS = {
+    "loss_object": 1.0,
+    "loss_color": 1.0,
+    "loss_shape": 1.0,
+    "loss_numbers": 1.0,
+    "loss_defects": 5.0,
+    "loss_shown": 5.0,
+    "loss_mos": 1.0,
+}
+"""Weight of each loss; means over many easy labels are raised to about the size of the others."""
 
 
 @dataclass
@@ -44,6 +56,9 @@ class VisionArguments:
     compile_blocks: bool = field(
         default=False, metadata={"help": "compile each transformer block (1.4 times as fast on a CPU)"}
     )
+
+
+OPTIONS = (VisionArguments, FramePlan, TrainingArguments)
 
 
 def chunk_targets(plan: WorldPlan, at: float) -> list[float]:
@@ -83,7 +98,8 @@ class Clips(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         item = render_plan(scene)
         sampling = Sampling(max_frames=self.plan.max_frames)
         chunks = plan_chunks(read_clip(item.frames, sampling, times=item.times.tolist()), self.plan)
-        size = self.patch_size
+        size, side = self.patch_size, self.plan.token_side
+        tokens = token_targets(scene, [(chunk.height // side, chunk.width // side) for chunk in chunks])
         mos = scene.opinion.mos
         return {
             "pixels": torch.cat([patchify(pair, size, self.merge_size) for pair in resize_chunks(chunks)]),
@@ -91,6 +107,9 @@ class Clips(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             "defects": torch.tensor([chunk_targets(scene, chunk.time) for chunk in chunks]),
             "shown": torch.tensor(clip_targets(scene)),
             "mos": torch.tensor([mos[dimension] for dimension in SEEN]),
+            "color": tokens.color,
+            "shape": tokens.shape,
+            "numbers": tokens.numbers,
         }
 
 
@@ -101,6 +120,7 @@ class TowerWithHeads(torch.nn.Module):
         super().__init__()
         self.visual = visual
         self.merged = visual.spatial_merge_size**2
+        self.objects = torch.nn.Linear(width, 1 + len(COLOR_NAMES) + len(SHAPE_NAMES) + len(NUMBERS))
         self.defects = torch.nn.Linear(2 * width, len(DEFECTS))
         self.enter = torch.nn.Linear(2 * width, width)
         self.when = torch.nn.Parameter(0.1 * torch.randn(chunks, width))
@@ -111,30 +131,40 @@ class TowerWithHeads(torch.nn.Module):
         self.mos = torch.nn.Linear(2 * width, len(SEEN))
         self.shown = torch.nn.Linear(2 * width, len(SHOWN))
 
-    def forward(
-        self,
-        pixels: torch.Tensor,
-        grids: torch.Tensor,
-        defects: torch.Tensor,
-        shown: torch.Tensor,
-        mos: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
-        """Losses on a batch: pixels [clips, patches, values], grids [clips, chunks, 3], targets."""
-        tokens = self.visual(pixels.flatten(0, 1), grid_thw=grids.flatten(0, 1), return_dict=True)
+    def forward(self, pixels: torch.Tensor, grids: torch.Tensor, **targets: torch.Tensor) -> dict[str, Any]:
+        """Losses on pixels [clips, patches, values], grids [clips, chunks, 3] and the targets of `Clips`."""
+        output = self.visual(pixels.flatten(0, 1), grid_thw=grids.flatten(0, 1), return_dict=True)
+        tokens = output.pooler_output.float()
         counts = (grids.flatten(0, 1).prod(dim=1) // self.merged).tolist()
-        parts = tokens.pooler_output.float().split(counts)
+        parts = tokens.split(counts)
         pooled = torch.stack([torch.cat([part.mean(dim=0), part.amax(dim=0)]) for part in parts])
         pooled = pooled.view(*grids.shape[:2], -1)
         inside = self.compare(self.enter(pooled) + self.when[: grids.shape[1]])
         clip = torch.cat([inside.mean(dim=1), inside.amax(dim=1)], dim=-1)
+        entropy = F.binary_cross_entropy_with_logits
         losses = {
-            "loss_defects": F.binary_cross_entropy_with_logits(self.defects(pooled).float(), defects),
-            "loss_shown": F.binary_cross_entropy_with_logits(self.shown(clip).float(), shown),
-            "loss_mos": (self.mos(clip).float() + 3 - mos).square().mean(),
+            **self._object_losses(tokens, **{name: targets[name] for name in ("color", "shape", "numbers")}),
+            "loss_defects": entropy(self.defects(pooled).float(), targets["defects"]),
+            "loss_shown": entropy(self.shown(clip).float(), targets["shown"]),
+            "loss_mos": (self.mos(clip).float() + 3 - targets["mos"]).square().mean(),
         }
-        # The first two are means over many easy labels; this brings the three to about one size.
-        loss = 5 * losses["loss_defects"] + 5 * losses["loss_shown"] + losses["loss_mos"]
+        loss = sum(WEIGHTS[name] * value for name, value in losses.items())
         return {"loss": loss, **{name: value.detach() for name, value in losses.items()}}
+
+    def _object_losses(
+        self, tokens: torch.Tensor, color: torch.Tensor, shape: torch.Tensor, numbers: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """How well tokens [clips * tokens, width] tell the object in them; labels [clips, tokens, ...]."""
+        sizes = [1, len(COLOR_NAMES), len(SHAPE_NAMES), len(NUMBERS)]
+        there, colors, shapes, found = self.objects(tokens).float().split(sizes, dim=1)
+        there, real = there[:, 0], color.flatten() != NOTHING
+        some = real if real.any() else torch.ones_like(real)  # labels of nothing are ignored
+        return {
+            "loss_object": F.binary_cross_entropy_with_logits(there, real.float()),
+            "loss_color": F.cross_entropy(colors[some], color.flatten()[some], ignore_index=NOTHING),
+            "loss_shape": F.cross_entropy(shapes[some], shape.flatten()[some], ignore_index=NOTHING),
+            "loss_numbers": F.smooth_l1_loss(found[some], numbers.flatten(0, 1)[some], beta=0.1),
+        }
 
 
 class VisionTrainer(Trainer):
@@ -161,7 +191,7 @@ class VisionTrainer(Trainer):
 
 
 def main() -> None:
-    arguments, plan, config = parse_options(sys.argv[1:], VisionArguments, FramePlan, TrainingArguments)
+    arguments, plan, config = parse_options(sys.argv[1:], *OPTIONS)
     config.remove_unused_columns = False
     set_seed(config.seed)
     processor = QSaveProcessor.for_model(arguments.model_name_or_path)

@@ -9,23 +9,25 @@ directory is a checkpoint for `RewardModel.from_pretrained`.
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
+from clips import open_clips
 from datasets import Dataset
-from training import last_finished_checkpoint, muon_optimizer, parse_options
-from transformers import AutoModelForImageTextToText
+from training import (
+    last_finished_checkpoint,
+    load_model,
+    muon_optimizer,
+    parse_options,
+    save_options,
+    save_result,
+)
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from qsave_reward.checkpoint import write_metadata
-from qsave_reward.data import read_records
 from qsave_reward.errors import ConfigError
-from qsave_reward.fast_vision import use_fast_vision
 from qsave_reward.processor import QSaveProcessor
 from qsave_reward.slowfast import FramePlan
 from qsave_reward.supervision import (
@@ -37,9 +39,7 @@ from qsave_reward.supervision import (
     slot_token_ids,
     text_loss,
 )
-from qsave_reward.types import DIMENSIONS, Mode, Record
-from qsave_reward.video import Clip, Sampling, read_clip
-from qsave_reward.world import WorldConfig, parse_world_name, vocabulary, world_item
+from qsave_reward.types import DIMENSIONS, Mode
 
 
 @dataclass
@@ -63,6 +63,10 @@ class RewardArguments:
     expectation_weight: float = field(default=0.5, metadata={"help": "weight of (expected level - MOS)^2"})
     freeze_vision: bool = field(default=False, metadata={"help": "train the language model only"})
     muon: bool = field(default=False, metadata={"help": "Muon for matrices and AdamW for all else (muon.py)"})
+    vision_learning_share: float = field(
+        default=1.0,
+        metadata={"help": "with muon: learning rate of the vision tower as a share of the rest's"},
+    )
     compile_blocks: bool = field(
         default=False, metadata={"help": "compile each transformer block (1.4 times as fast on a CPU)"}
     )
@@ -71,6 +75,10 @@ class RewardArguments:
     )
     save_dtype: Literal["float32", "float16", "bfloat16"] | None = field(
         default=None, metadata={"help": "precision of the saved weights; default: that of training"}
+    )
+    mismatched_share: float = field(
+        default=0.0,
+        metadata={"help": "share of clips shown with the prompt of another clip: alignment is bad"},
     )
     varied_share: float = field(
         default=0.25, metadata={"help": "world data: share of clips of other sizes and rates"}
@@ -87,7 +95,11 @@ class RewardSFTTrainer(SFTTrainer):
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.arguments.muon and self.optimizer is None:
-            self.optimizer = muon_optimizer(self.model if model is None else model, self.args)
+            self.optimizer = muon_optimizer(
+                self.model if model is None else model,
+                self.args,
+                vision_share=self.arguments.vision_learning_share,
+            )
         return super().create_optimizer(model)
 
     def compute_loss(
@@ -126,23 +138,19 @@ class RewardSFTTrainer(SFTTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def parse(argv: list[str]) -> tuple[RewardArguments, FramePlan, SFTConfig, ModelConfig]:
-    """Options of a run; a misspelt name, a wrong type or a wrong choice stops it."""
-    return parse_options(argv, RewardArguments, FramePlan, SFTConfig, ModelConfig)
+OPTIONS = (RewardArguments, FramePlan, SFTConfig, ModelConfig)
 
 
 def make_dataset(
     arguments: RewardArguments, n: int, seed: int, processor: QSaveProcessor, plan: FramePlan
 ) -> Dataset:
     """Rows made when they are asked for: nothing is decoded or rendered ahead of time."""
-    if arguments.data.startswith("world:"):
-        split, world_seed = parse_world_name(arguments.data)
-        source = _world_source(split, world_seed, arguments.varied_share, plan)
-    else:
-        records = read_records(arguments.data)
-        if not records:
-            raise ConfigError(f"{arguments.data} holds no records")
-        source = _record_source(records, Path(arguments.data).parent, plan)
+    source = open_clips(
+        arguments.data,
+        plan,
+        varied_share=arguments.varied_share,
+        mismatched_share=arguments.mismatched_share,
+    )
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         made = []
@@ -159,45 +167,20 @@ def make_dataset(
     return Dataset.from_dict({"index": list(range(n))}).with_transform(rows)
 
 
-def _world_source(split: str, seed: int, varied_share: float, plan: FramePlan) -> Any:
-    sampling = Sampling(max_frames=plan.max_frames, fps=plan.fps)
-
-    def source(index: int) -> tuple[Clip, Record]:
-        varied = index * 0.7548776662 % 1.0 < varied_share
-        item = world_item(split, index, seed=seed, config=WorldConfig(varied=varied))
-        return read_clip(item.frames, sampling, times=item.times.tolist()), item.record
-
-    return source
-
-
-def _record_source(records: list[Record], root: Path, plan: FramePlan) -> Any:
-    sampling = Sampling(max_frames=plan.max_frames, fps=plan.fps)
-
-    def source(index: int) -> tuple[Clip, Record]:
-        record = records[index % len(records)]
-        return read_clip(root / record.video, sampling), record
-
-    return source
-
-
 def main() -> None:
-    arguments, plan, config, model_config = parse(sys.argv[1:])
+    arguments, plan, config, model_config = parse_options(sys.argv[1:], *OPTIONS)
+    if arguments.muon and config.deepspeed:
+        raise ConfigError("muon works without DeepSpeed only; leave out one of the two")
     config.remove_unused_columns = False
     config.dataset_kwargs = {"skip_prepare_dataset": True}
     output = Path(config.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-
     processor = QSaveProcessor.for_model(model_config.model_name_or_path)
     plan = replace(plan, token_side=processor.patch_size * processor.merge_size)
-    model = AutoModelForImageTextToText.from_pretrained(
-        model_config.model_name_or_path, dtype=model_config.dtype
-    )
-    use_fast_vision(model)
-    if arguments.freeze_vision:
-        model.model.visual.requires_grad_(False)
+    model: Any = load_model(model_config, freeze_vision=arguments.freeze_vision)
     if arguments.compile_blocks:
         for block in (*model.model.visual.blocks, *model.model.language_model.layers):
             block.compile(dynamic=True)
+    save_options(output, config, model_config, plan, arguments)
 
     n = config.max_steps * config.train_batch_size * config.gradient_accumulation_steps * config.world_size
     trainer = RewardSFTTrainer(
@@ -209,19 +192,14 @@ def main() -> None:
         processing_class=processor,
         peft_config=get_peft_config(model_config),
     )
-    resolved = {**config.to_dict(), **asdict(model_config), **asdict(plan), **asdict(arguments)}
-    (output / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(resolved, default=str))))
     trainer.train(resume_from_checkpoint=last_finished_checkpoint(output))
-    if model_config.use_peft:
-        trainer.model = trainer.model.merge_and_unload()
-    if arguments.save_dtype is not None:
-        trainer.model.to(getattr(torch, arguments.save_dtype))
-    trainer.save_model(output)
-    if trainer.is_world_process_zero():
-        world = arguments.data.startswith("world:")
-        write_metadata(
-            output, plan, trained_on=arguments.trained_on, prompt_words=vocabulary() if world else None
-        )
+    save_result(
+        trainer,
+        plan,
+        data=arguments.data,
+        trained_on=arguments.trained_on,
+        save_dtype=arguments.save_dtype,
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,94 @@
+"""Where the training recipes get their rated clips: the rendered world, or a file of records."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from qsave_reward.data import read_records
+from qsave_reward.slowfast import FramePlan
+from qsave_reward.types import Defect, Record
+from qsave_reward.video import Clip, Sampling, read_clip
+from qsave_reward.world import WorldConfig, parse_world_name, world_item, world_plan
+
+Source = Callable[[int], tuple[Clip, Record]]
+"""Number of a row, from 0 without end, to its clip and its record."""
+
+
+def open_clips(data: str, plan: FramePlan, *, varied_share: float, mismatched_share: float = 0.0) -> Source:
+    """Rated clips of `world:SPLIT[:SEED]` or of a file of records, read when they are asked for.
+
+    A file is used again and again; its videos are paths beside it or names of world items
+    ("world:train/0/17").
+
+    Args:
+        data: name of the world or path of the file.
+        plan: how many frames are sampled.
+        varied_share: share of the world's clips that are of other sizes and rates.
+        mismatched_share: share of clips that get the prompt of another clip (see `mismatch`).
+
+    Raises:
+        ConfigError: for an unknown split or a wrong file.
+    """
+    sampling = Sampling(max_frames=plan.max_frames, fps=plan.fps)
+
+    def render(split: str, seed: int, index: int, varied: bool) -> tuple[Clip, Record]:
+        item = world_item(split, index, seed=seed, config=WorldConfig(varied=varied))
+        return read_clip(item.frames, sampling, times=item.times.tolist()), item.record
+
+    if data.startswith("world:"):
+        split, seed = parse_world_name(data)
+
+        def source(index: int) -> tuple[Clip, Record]:
+            return render(split, seed, index, index * 0.7548776662 % 1.0 < varied_share)
+
+        def prompt_of(index: int) -> str:
+            return world_plan(split, index, seed=seed).prompt
+
+    else:
+        records, root = read_records(data), Path(data).parent
+
+        def source(index: int) -> tuple[Clip, Record]:
+            record = records[index % len(records)]
+            named = re.fullmatch(r"world:([a-z]+)/(\d+)/(\d+)", record.video)
+            if named:
+                return render(named[1], int(named[2]), int(named[3]), varied=False)[0], record
+            return read_clip(root / record.video, sampling), record
+
+        def prompt_of(index: int) -> str:
+            return records[index % len(records)].prompt
+
+    def maybe_mismatched(index: int) -> tuple[Clip, Record]:
+        clip, record = source(index)
+        if index * 0.5698402910 % 1.0 < mismatched_share and prompt_of(index + 1) != record.prompt:
+            record = mismatch(record, prompt_of(index + 1))
+        return clip, record
+
+    return maybe_mismatched
+
+
+def mismatch(record: Record, prompt: str) -> Record:
+    """The record of the same clip shown with the prompt of another one: text alignment is bad, by all raters.
+
+    Most prompts are followed in most respects, so a model learns to describe a clip by repeating the prompt.
+    Here that is wrong, and the clip has to be looked at.
+    """
+    answers = len(record.ratings.get("text_alignment", ())) or 1
+    seen = tuple(defect for defect in record.defects or () if defect.dimension != "text_alignment")
+    return replace(
+        record,
+        prompt=prompt,
+        mos={**record.mos, "text_alignment": 1.0},
+        ratings={**record.ratings, "text_alignment": (1.0,) * answers},
+        defects=(*seen, Defect("text_alignment", "missing object", 1.0)),
+        overall=None,
+    )
+
+
+def rendered_only(data: str) -> bool:
+    """Whether all clips of a source are from the rendered world."""
+    return data.startswith("world:") or all(
+        record.video.startswith("world:") for record in read_records(data)
+    )

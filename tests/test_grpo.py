@@ -1,0 +1,60 @@
+"""The GRPO recipe, run as a user runs it on the bundled model."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from qsave_reward.model import RewardModel
+
+ROOT = Path(__file__).parent.parent
+SMOKE = ROOT / "configs" / "reward" / "smoke" / "2_grpo.yaml"
+TINY = ROOT / "qsave_reward" / "weights" / "tiny"
+
+
+def run(out, *options, expect=0):
+    arguments = ("--config", SMOKE, "--model_name_or_path", TINY, "--output_dir", out, *options)
+    done = subprocess.run(
+        [sys.executable, ROOT / "recipes" / "reward" / "grpo.py", *arguments],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def numbers(log, name):
+    return [float(value) for value in re.findall(rf"'{re.escape(name)}': '([-0-9.e+]+)'", log)]
+
+
+def test_answers_are_graded_and_the_language_model_learns_from_them(tmp_path):
+    log = run(tmp_path, "--learning_rate", "1e-4", "--warmup_steps", "0")
+    for name in ("accuracy", "ranking", "attribution", "agreement", "format"):
+        means = numbers(log, f"rewards/{name}/mean")
+        assert len(means) == 2 and all(0 <= mean <= 1 for mean in means)
+    for name in ("kl", "frac_reward_zero_std", "completions/mean_length", "reward"):
+        assert len(numbers(log, name)) == 2
+    before, after = load_file(TINY / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name].float(), after[name].float())}
+    trained = {name for name in before if "visual" not in name}
+    assert moved == trained
+    assert RewardModel.from_pretrained(tmp_path, device="cpu").metadata.revision
+
+
+def test_a_missing_weight_stops_the_run_before_it_starts(tmp_path):
+    log = run(tmp_path / "out", "--reward_weights", "1", "1", expect=1)
+    assert "accuracy, ranking, attribution, agreement, format" in log
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--num_generation", "--reward_weight"])
+def test_a_misspelt_option_stops_the_run(tmp_path, option):
+    assert "error" in run(tmp_path / "out", option, "4", expect=1).lower()
