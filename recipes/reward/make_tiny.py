@@ -121,7 +121,7 @@ def make_model(
             "temporal_patch_size": 2,
             "out_hidden_size": args.hidden,
             "num_position_embeddings": 256,
-            "deepstack_visual_indexes": [args.vision_layers // 2],
+            "deepstack_visual_indexes": [args.vision_layers // 2] if args.deepstack else [],
             "initializer_range": args.init_std,
         },
         image_token_id=ids("<|image_pad|>"),
@@ -183,6 +183,7 @@ def main() -> None:
     parser.add_argument("--vision-hidden", type=int, default=192)
     parser.add_argument("--vision-layers", type=int, default=4)
     parser.add_argument("--patch-size", type=int, default=16)
+    parser.add_argument("--deepstack", type=int, default=1)
     parser.add_argument("--merge-size", type=int, default=2, help="patches of a token in each direction")
     parser.add_argument("--vision-heads", type=int, default=None)
     # The 0.02 of large models keeps a narrow one almost linear, so that it is slow to see noise or flicker.
