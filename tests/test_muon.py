@@ -29,8 +29,8 @@ def step(model, optimizer, seed):
 
 def test_matrices_go_to_muon_and_all_else_to_adamw_and_frozen_weights_to_neither():
     model, optimizer = make()
-    assert [p.shape for g in optimizer.muon.param_groups for p in g["params"]] == [(8, 8), (1, 8)]
-    others = [p for g in optimizer.adamw.param_groups for p in g["params"]]
+    assert [p.shape for g in optimizer.parts["muon"].param_groups for p in g["params"]] == [(8, 8), (1, 8)]
+    others = [p for g in optimizer.parts["adamw"].param_groups for p in g["params"]]
     assert {id(p) for p in others} == {
         id(p) for p in (*model[0].parameters(), *model[2].parameters(), model[3].bias)
     }
@@ -60,3 +60,12 @@ def test_saved_state_continues_to_the_bit(tmp_path):
     other.load_state_dict(saved["optimizer"])
     step(again, other, 2)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_a_model_of_matrices_only_needs_no_adamw():
+    model = torch.nn.Linear(4, 3, bias=False)
+    optimizer = MuonWithAdamW(model, lr=0.01, weight_decay=0.0, betas=(0.9, 0.98))
+    before = model.weight.detach().clone()
+    model(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    assert list(optimizer.parts) == ["muon"] and not torch.equal(model.weight, before)

@@ -45,23 +45,32 @@ class MuonWithAdamW(torch.optim.Optimizer):
             adamw.append({"params": decayed, "lr": rate, "weight_decay": weight_decay})
             adamw.append({"params": plain, "lr": rate, "weight_decay": 0.0})
         muon, adamw = ([group for group in groups if group["params"]] for groups in (muon, adamw))
-        self.muon = torch.optim.Muon(muon, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-        self.adamw = torch.optim.AdamW(adamw, betas=betas)
+        # Either may have nothing to do: LoRA has matrices only.
+        self.parts: dict[str, torch.optim.Optimizer] = {}
+        if muon:
+            self.parts["muon"] = torch.optim.Muon(
+                muon, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+        if adamw:
+            self.parts["adamw"] = torch.optim.AdamW(adamw, betas=betas)
         super().__init__([p for _, p in trained], {"lr": lr})
-        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        self.param_groups = [group for part in self.parts.values() for group in part.param_groups]
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        self.muon.step()
-        self.adamw.step()
+        for part in self.parts.values():
+            part.step()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        self.muon.zero_grad(set_to_none)
-        self.adamw.zero_grad(set_to_none)
+        for part in self.parts.values():
+            part.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+        return {name: part.state_dict() for name, part in self.parts.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.muon.load_state_dict(state_dict["muon"])
-        self.adamw.load_state_dict(state_dict["adamw"])
-        self.param_groups = [*self.muon.param_groups, *self.adamw.param_groups]
+        for name, part in self.parts.items():
+            part.load_state_dict(state_dict[name])
+        self._share_groups()
