@@ -33,6 +33,7 @@ def start(out):
     )
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_one_table(tmp_path):
     process = start(tmp_path)
     deadline = time.monotonic() + 300
