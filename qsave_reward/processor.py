@@ -59,16 +59,20 @@ def _resize(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def patchify(pair: torch.Tensor, patch_size: int, merge_size: int) -> torch.Tensor:
-    """One resized chunk, uint8 [2, H, W, 3], to float32 rows [H / patch * W / patch, 3 * 2 * patch * patch].
+    """One resized chunk, uint8 [2, H, W, 3], to uint8 rows [H / patch * W / patch, 3 * 2 * patch * patch].
 
     Rows are ordered so that the patches of one token follow each other; values are channel, frame, row,
     column, the layout of the Qwen2-VL and Qwen3-VL image processors.
     """
     frames, height, width, _ = pair.shape
     rows, columns = height // patch_size // merge_size, width // patch_size // merge_size
-    pixels = (pair.float() - PIXEL_MEAN) / PIXEL_STD
-    grid = pixels.view(frames, rows, merge_size, patch_size, columns, merge_size, patch_size, 3)
+    grid = pair.view(frames, rows, merge_size, patch_size, columns, merge_size, patch_size, 3)
     return grid.permute(1, 4, 2, 5, 7, 0, 3, 6).reshape(-1, 3 * frames * patch_size * patch_size)
+
+
+def normalize(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 values of any shape to float32 in [-1, 1], what the vision tower expects."""
+    return (pixels.float() - PIXEL_MEAN) / PIXEL_STD
 
 
 class QSaveProcessor(ProcessorMixin):
@@ -148,9 +152,8 @@ class QSaveProcessor(ProcessorMixin):
             [int(token == self.image_token_id) for token in row] for row in inputs["input_ids"]
         ]
         if pairs:
-            inputs["pixel_values"] = torch.cat(
-                [patchify(pair, self.patch_size, self.merge_size) for pair in pairs]
-            )
+            rows = [patchify(pair, self.patch_size, self.merge_size) for pair in pairs]
+            inputs["pixel_values"] = normalize(torch.cat(rows))
             inputs["image_grid_thw"] = torch.tensor(grids)
         return BatchFeature(inputs, tensor_type=return_tensors)
 

@@ -9,7 +9,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from qsave_reward.errors import ConfigError
 from qsave_reward.fast_vision import use_fast_vision
-from qsave_reward.processor import QSaveProcessor, patchify, resize_chunks
+from qsave_reward.processor import QSaveProcessor, normalize, patchify, resize_chunks
 from qsave_reward.slowfast import Chunk
 
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -32,7 +32,7 @@ def test_pixels_equal_the_stock_image_processor_within_one_grey_level():
     expected = stock(images=[still[0]], return_tensors="pt")
     _, rows, columns = expected["image_grid_thw"][0].tolist()
     (pair,) = resize_chunks([Chunk(still, 0.0, rows * 16, columns * 16, True)])
-    ours = patchify(pair, 16, 2)
+    ours = normalize(patchify(pair, 16, 2))
     assert ours.shape == expected["pixel_values"].shape
     assert (ours - expected["pixel_values"]).abs().max() <= 1 / 127.5 + 1e-6
     assert ((ours - expected["pixel_values"]).abs() > 1e-5).float().mean() < 0.01
@@ -40,7 +40,7 @@ def test_pixels_equal_the_stock_image_processor_within_one_grey_level():
 
 def test_patchify_puts_each_pixel_where_the_model_expects_it():
     pair = torch.from_numpy(random_pair(64, 96))
-    rows = patchify(pair, 16, 2)
+    rows = normalize(patchify(pair, 16, 2))
     # Row r of the output belongs to token r // 4 and, inside it, to patch r % 4, both counted row by row.
     for row in (0, 5, 14, 23):
         token, inner = divmod(row, 4)

@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from qsave_reward.model import RewardModel
-from qsave_reward.processor import patchify
+from qsave_reward.processor import normalize, patchify
 from qsave_reward.types import DIMENSIONS
 from qsave_reward.world import world_item
 
@@ -169,7 +169,7 @@ def test_patch_filters_see_all_kinds_of_change_about_equally(base):
     patches = []
     for index in range(40):
         pair = torch.from_numpy(world_item("val", index).frames[:2].copy())
-        patches.append(patchify(pair, 16, 2))
+        patches.append(normalize(patchify(pair, 16, 2)))
     seen = torch.cat(patches) @ weight.flatten(1).T
     spread = seen.std(dim=0)
     assert spread.min() > 0.4 and spread.max() < 2.5

@@ -82,15 +82,15 @@ def shape_distance(first: str, second: str) -> float:
     """How different two shapes look, 0 to 1: the share of area they differ in, more if one has a hole."""
     grid = np.linspace(-1.4, 1.4, 96)
     x, y = np.meshgrid(grid, grid)
-    one, two = (_depth(x, y, outline(s).radii, outline(s)) > 0 for s in (first, second))
+    one, two = (depth(x, y, outline(s)) > 0 for s in (first, second))
     pierced = 0.3 if (outline(first).hole > 0) != (outline(second).hole > 0) else 0.0
     return min(float((one ^ two).sum() / (one | two).sum()) + pierced, 1.0)
 
 
-def _depth(x: Floats, y: Floats, radii: Floats, hole: Outline) -> Floats:
+def depth(x: Floats, y: Floats, shape: Outline) -> Floats:
     """How deep points (x right, y down, unit size) lie inside an outline; negative outside."""
     index = (np.arctan2(x, -y) * (STEPS / (2 * math.pi))).astype(np.int32) % STEPS
-    depth = radii[index] - np.hypot(x, y)
-    if hole.hole > 0:
-        depth = np.minimum(depth, np.hypot(x - hole.shift, y) - hole.hole)
-    return depth
+    inside: Floats = shape.radii[index] - np.hypot(x, y)
+    if shape.hole > 0:
+        inside = np.minimum(inside, np.hypot(x - shape.shift, y) - shape.hole)
+    return inside

@@ -16,7 +16,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from qsave_reward.processor import patchify
+from qsave_reward.processor import normalize, patchify
 from qsave_reward.prompt import PLACEHOLDER, build_messages, direct_answer, reasoned_answer
 from qsave_reward.types import DIMENSIONS, LEVELS
 from qsave_reward.world import describe, world_item, world_plan
@@ -30,6 +30,9 @@ PRETOKENIZE = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+
+LOCALITY = 3.0
+"""How much less a patch's neighbour counts than the patch itself, in units of the attention logits."""
 
 # The chat form of Qwen3-VL for plain messages with texts and images.
 CHAT_TEMPLATE = (
@@ -140,7 +143,7 @@ def sample_patches(patch_size: int, n: int) -> torch.Tensor:
         pair = torch.from_numpy(world_item("train", index, seed=2).frames[index % 15 :][:2])
         small = pair.view(2, 64, 2, 64, 2, 3).float().mean(dim=(2, 4)).round().to(torch.uint8)
         rows += [patchify(pair, patch_size, 2), patchify(small, patch_size, 2)]
-    return torch.cat(rows).double()
+    return normalize(torch.cat(rows)).double()
 
 
 def set_patch_filters(visual: Any, patches: torch.Tensor) -> None:
@@ -170,6 +173,44 @@ def set_patch_filters(visual: Any, patches: torch.Tensor) -> None:
     with torch.no_grad():
         weight.copy_(chosen.view(weight.shape))
         visual.patch_embed.proj.bias.zero_()
+
+
+def look_around(visual: Any) -> None:
+    """Initialise four heads of every block so that each looks at the patches in one diagonal direction.
+
+    Together they see what a 3x3 convolution sees, which is a better start for learning shapes from few clips
+    than attention that looks everywhere alike (ConViT, arXiv 2103.10697, does so with position embeddings).
+    Here the biases of query and key do it: under the rotary embedding, a key (c, 0) and a query (c, 0) turned
+    by the angles of an offset have a product that depends on the two places alone and is largest at that
+    offset. The other heads keep no bias.
+    """
+    attentions = [block.attn for block in visual.blocks]
+    for depth, attention in enumerate(attentions):
+        reach = 0.7 if 2 * depth < len(attentions) else 1.4
+        dim = attention.head_dim
+        frequencies = 10_000.0 ** -(torch.arange(0, dim // 2, 2) / (dim // 2))
+        strength = (LOCALITY * dim**0.5 / (1 - frequencies.cos()).sum()) ** 0.5
+        query, key = torch.zeros(2, attention.num_heads, dim)
+        key[:4, : dim // 2] = strength
+        corners = [(-1, -1), (-1, 1), (1, -1), (1, 1)]
+        for head, (down, right) in zip(range(attention.num_heads), corners, strict=False):
+            angles = reach * torch.cat([down * frequencies, right * frequencies])
+            query[head] = strength * torch.cat([angles.cos(), angles.sin()])
+        with torch.no_grad():
+            attention.qkv.bias[: 2 * attention.dim].copy_(torch.cat([query.flatten(), key.flatten()]))
+
+
+def scale_by_width(model: torch.nn.Module) -> None:
+    """Draw the weights of all linear layers so that outputs are about as large as inputs, at any width."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.normal_(module.weight, std=module.in_features**-0.5)
+
+
+def silence_deepstack(visual: Any) -> None:
+    """Let what later layers of the language model get start as nothing: stage 0 does not teach it."""
+    for merger in visual.deepstack_merger_list:
+        torch.nn.init.zeros_(merger.linear_fc2.weight)
 
 
 def main() -> None:
@@ -202,6 +243,9 @@ def main() -> None:
     for word in (*LEVELS, PLACEHOLDER):
         assert len(tokenizer(f" {word}")["input_ids"]) == 1, f"{word!r} must be one token; enlarge the corpus"
     model = make_model(tokenizer, args)
+    scale_by_width(model)
+    look_around(model.model.visual)
+    silence_deepstack(model.model.visual)
     set_patch_filters(model.model.visual, sample_patches(args.patch_size, args.patch_clips))
     model.save_pretrained(args.out)
     tokenizer.save_pretrained(args.out)

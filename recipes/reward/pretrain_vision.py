@@ -4,9 +4,9 @@
 
 A language model that must learn from scores alone what a picture is learns it very slowly; large models
 start from a pretrained vision tower, and so does this one. From the tokens the language model would get,
-small heads tell for each token which object it shows and how that moves, for each chunk which defects are
-active, and for the clip how good picture and motion are and what is shown. The heads are thrown away; the
-result is the given model with a better tower.
+small heads tell for each token which object it shows, how that moves and where its outline runs, for each
+chunk which defects are active, and for the clip how good picture and motion are and what is shown. The heads
+are thrown away; the result is the given model with a better tower.
 
 Killed runs continue from their last checkpoint when the same command is given again.
 """
@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from token_targets import COLOR_NAMES, NOTHING, NUMBERS, SHAPE_NAMES, token_targets
-from training import last_finished_checkpoint, muon_optimizer, parse_options
+from token_targets import COLOR_NAMES, FINE, NOTHING, NUMBERS, RAYS, SHAPE_NAMES, token_targets
+from training import last_finished_checkpoint, muon_optimizer, parse_options, rows_needed, save_options
 from transformers import AutoModelForImageTextToText, Trainer, TrainingArguments, set_seed
 
-from qsave_reward.errors import ConfigError
+from qsave_reward.errors import QSaveError
 from qsave_reward.fast_vision import use_fast_vision
-from qsave_reward.processor import QSaveProcessor, patchify, resize_chunks
+from qsave_reward.processor import QSaveProcessor, normalize, patchify, resize_chunks
 from qsave_reward.slowfast import FramePlan, plan_chunks
 from qsave_reward.video import Sampling, read_clip
 from qsave_reward.world import LABELS, WorldPlan, render_plan, world_plan
@@ -36,11 +36,15 @@ SEEN = ("visual_quality", "dynamic_quality")
 """The dimensions that can be judged without the prompt."""
 DEFECTS = [label for dimension in SEEN for label in LABELS[dimension]]
 SHOWN = [*SHAPES, *COLORS, *MOTIONS, *BACKGROUNDS, *BACKGROUND_COLORS, *DIRECTIONS, *"1234"]
+OF_OBJECTS = ("color", "shape", "numbers", "outline")
+"""The targets that exist only for tokens that show an object."""
 WEIGHTS = {
     "loss_object": 1.0,
     "loss_color": 1.0,
-    "loss_shape": 1.0,
+    "loss_shape": 2.0,
     "loss_numbers": 1.0,
+    "loss_outline": 5.0,
+    "loss_mask": 5.0,
     "loss_defects": 5.0,
     "loss_shown": 5.0,
     "loss_mos": 1.0,
@@ -110,6 +114,8 @@ class Clips(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             "color": tokens.color,
             "shape": tokens.shape,
             "numbers": tokens.numbers,
+            "outline": tokens.outline,
+            "mask": tokens.mask,
         }
 
 
@@ -121,6 +127,8 @@ class TowerWithHeads(torch.nn.Module):
         self.visual = visual
         self.merged = visual.spatial_merge_size**2
         self.objects = torch.nn.Linear(width, 1 + len(COLOR_NAMES) + len(SHAPE_NAMES) + len(NUMBERS))
+        self.outline = torch.nn.Linear(width, RAYS + 3)
+        self.mask = torch.nn.Linear(width, FINE**2)
         self.defects = torch.nn.Linear(2 * width, len(DEFECTS))
         self.enter = torch.nn.Linear(2 * width, width)
         self.when = torch.nn.Parameter(0.1 * torch.randn(chunks, width))
@@ -132,8 +140,8 @@ class TowerWithHeads(torch.nn.Module):
         self.shown = torch.nn.Linear(2 * width, len(SHOWN))
 
     def forward(self, pixels: torch.Tensor, grids: torch.Tensor, **targets: torch.Tensor) -> dict[str, Any]:
-        """Losses on pixels [clips, patches, values], grids [clips, chunks, 3] and the targets of `Clips`."""
-        output = self.visual(pixels.flatten(0, 1), grid_thw=grids.flatten(0, 1), return_dict=True)
+        """Losses on pixels [clips, patches, values], uint8, grids [clips, chunks, 3], targets of `Clips`."""
+        output = self.visual(normalize(pixels.flatten(0, 1)), grid_thw=grids.flatten(0, 1), return_dict=True)
         tokens = output.pooler_output.float()
         counts = (grids.flatten(0, 1).prod(dim=1) // self.merged).tolist()
         parts = tokens.split(counts)
@@ -143,7 +151,8 @@ class TowerWithHeads(torch.nn.Module):
         clip = torch.cat([inside.mean(dim=1), inside.amax(dim=1)], dim=-1)
         entropy = F.binary_cross_entropy_with_logits
         losses = {
-            **self._object_losses(tokens, **{name: targets[name] for name in ("color", "shape", "numbers")}),
+            **self._object_losses(tokens, **{name: targets[name] for name in OF_OBJECTS}),
+            "loss_mask": entropy(self.mask(tokens).float(), targets["mask"].flatten(0, 1)),
             "loss_defects": entropy(self.defects(pooled).float(), targets["defects"]),
             "loss_shown": entropy(self.shown(clip).float(), targets["shown"]),
             "loss_mos": (self.mos(clip).float() + 3 - targets["mos"]).square().mean(),
@@ -152,7 +161,12 @@ class TowerWithHeads(torch.nn.Module):
         return {"loss": loss, **{name: value.detach() for name, value in losses.items()}}
 
     def _object_losses(
-        self, tokens: torch.Tensor, color: torch.Tensor, shape: torch.Tensor, numbers: torch.Tensor
+        self,
+        tokens: torch.Tensor,
+        color: torch.Tensor,
+        shape: torch.Tensor,
+        numbers: torch.Tensor,
+        outline: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """How well tokens [clips * tokens, width] tell the object in them; labels [clips, tokens, ...]."""
         sizes = [1, len(COLOR_NAMES), len(SHAPE_NAMES), len(NUMBERS)]
@@ -164,6 +178,9 @@ class TowerWithHeads(torch.nn.Module):
             "loss_color": F.cross_entropy(colors[some], color.flatten()[some], ignore_index=NOTHING),
             "loss_shape": F.cross_entropy(shapes[some], shape.flatten()[some], ignore_index=NOTHING),
             "loss_numbers": F.smooth_l1_loss(found[some], numbers.flatten(0, 1)[some], beta=0.1),
+            "loss_outline": F.smooth_l1_loss(
+                self.outline(tokens[some]).float(), outline.flatten(0, 1)[some], beta=0.1
+            ),
         }
 
 
@@ -193,6 +210,7 @@ class VisionTrainer(Trainer):
 def main() -> None:
     arguments, plan, config = parse_options(sys.argv[1:], *OPTIONS)
     config.remove_unused_columns = False
+    output = Path(config.output_dir)
     set_seed(config.seed)
     processor = QSaveProcessor.for_model(arguments.model_name_or_path)
     model = AutoModelForImageTextToText.from_pretrained(arguments.model_name_or_path, dtype=torch.float32)
@@ -200,20 +218,21 @@ def main() -> None:
     if arguments.compile_blocks:
         for block in visual.blocks:
             block.compile()
+    save_options(output, config, plan, arguments)
     tower = TowerWithHeads(visual, model.config.text_config.hidden_size, (plan.max_frames + 1) // 2)
     trainer = VisionTrainer(
         model=tower,
         args=config,
-        train_dataset=Clips(config.max_steps * config.train_batch_size, plan, processor),
+        train_dataset=Clips(rows_needed(config), plan, processor),
     )
-    output = Path(config.output_dir)
     trainer.train(resume_from_checkpoint=last_finished_checkpoint(output))
-    model.save_pretrained(output)
-    processor.tokenizer.save_pretrained(output)
+    if trainer.is_world_process_zero():
+        model.save_pretrained(output)
+        processor.tokenizer.save_pretrained(output)
 
 
 if __name__ == "__main__":
     try:
         main()
-    except ConfigError as error:
+    except QSaveError as error:
         sys.exit(f"error: {error}")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from qsave_reward.world import WorldPlan
-from qsave_reward.world.scene import COLORS, SHAPES
+from qsave_reward.world.render import Track
+from qsave_reward.world.scene import COLORS, SHAPES, Group
+from qsave_reward.world.shapes import STEPS, depth, outline
 from qsave_reward.world.stream import plan_tracks
 
 COLOR_NAMES, SHAPE_NAMES = tuple(COLORS), SHAPES
@@ -17,6 +22,13 @@ NUMBERS = ("x", "y", "radius", "velocity x", "velocity y", "growth")
 first frame of the chunk to the second. Center and radius in tokens, changes in tenths of a token."""
 
 NOTHING = -1
+
+FINE = 8
+"""A token's mask has this many points in each direction."""
+RAYS = 16
+"""Directions in which the outline of an object is told."""
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +39,16 @@ class TokenTargets:
         color: int64 [tokens], index into `COLOR_NAMES`, or `NOTHING` where no object is.
         shape: int64 [tokens], index into `SHAPE_NAMES`, or `NOTHING`.
         numbers: float32 [tokens, len(NUMBERS)]; zeros where no object is.
+        outline: float32 [tokens, RAYS + 3], of the first frame, in radii: how far the object's outline is
+            from its center in directions clockwise from up, then radius and place (x, y) of its hole.
+        mask: float32 [tokens, FINE * FINE], row by row: 1 where an object covers the first frame, else 0.
     """
 
     color: torch.Tensor
     shape: torch.Tensor
     numbers: torch.Tensor
+    outline: torch.Tensor
+    mask: torch.Tensor
 
 
 def token_targets(plan: WorldPlan, grids: Sequence[tuple[int, int]]) -> TokenTargets:
@@ -40,32 +57,76 @@ def token_targets(plan: WorldPlan, grids: Sequence[tuple[int, int]]) -> TokenTar
     A token shows the front-most object whose middle (six tenths of its radius) reaches into it.
     """
     tracks = plan_tracks(plan)
-    height, width = plan.config.height, plan.config.width
-    colors, shapes, numbers = [], [], []
-    for k, (rows, columns) in enumerate(grids):
-        color = torch.full((rows, columns), NOTHING)
-        shape = torch.full((rows, columns), NOTHING)
-        number = torch.zeros(rows, columns, len(NUMBERS))
-        scale = torch.tensor([columns / width, rows / height])
-        grid_y, grid_x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(columns) + 0.5, indexing="ij")
-        for group, track in tracks:
-            if track.alpha[2 * k : 2 * k + 2].min() < 0.3:
-                continue
-            centers = torch.from_numpy(track.centers[2 * k : 2 * k + 2]).float() * scale
-            radii = torch.from_numpy(track.radius[2 * k : 2 * k + 2]).float() * scale.mean()
-            x, y = centers.mean(dim=0).tolist()
-            away = torch.hypot(
-                ((grid_x - x).abs() - 0.5).clamp(min=0), ((grid_y - y).abs() - 0.5).clamp(min=0)
-            )
-            inside = away < 0.6 * radii.mean()
-            color[inside] = COLOR_NAMES.index(group.color)
-            shape[inside] = SHAPE_NAMES.index(group.shape)
-            change = 10 * torch.stack([*(centers[1] - centers[0]), radii[1] - radii[0]])
-            place = torch.stack(
-                [x - grid_x, y - grid_y, torch.full_like(grid_x, float(radii.mean()))], dim=-1
-            )
-            number[inside] = torch.cat([place, change.expand(rows, columns, 3)], dim=-1)[inside]
-        colors.append(color.flatten())
-        shapes.append(shape.flatten())
-        numbers.append(number.flatten(0, 1))
-    return TokenTargets(torch.cat(colors), torch.cat(shapes), torch.cat(numbers))
+    size = np.array([plan.config.width, plan.config.height])
+    labelled = {
+        grid: _label(tracks, [k for k, other in enumerate(grids) if other == grid], grid, size)
+        for grid in set(grids)
+    }
+    by_chunk = [next(labelled[grid]) for grid in grids]
+    return TokenTargets(*(torch.from_numpy(np.concatenate(parts)) for parts in zip(*by_chunk, strict=True)))
+
+
+def _label(
+    tracks: Sequence[tuple[Group, Track]],
+    chunks: Sequence[int],
+    grid: tuple[int, int],
+    size: NDArray[np.int64],
+) -> Iterator[tuple[NDArray[Any], ...]]:
+    """For each of some chunks of one grid what `TokenTargets` holds, in its order."""
+    rows, columns = grid
+    pairs = 2 * np.array(chunks)[:, None] + np.arange(2)
+    scale = np.array([columns, rows]) / size
+    places = _middles(columns, rows)
+    points = (places[:, None] - 0.5 + _middles(FINE, FINE) / FINE) / scale
+    color = np.full((len(chunks), len(places)), NOTHING)
+    shape = np.full((len(chunks), len(places)), NOTHING)
+    numbers = np.zeros((len(chunks), len(places), len(NUMBERS)), np.float32)
+    outlines = np.zeros((len(chunks), len(places), RAYS + 3), np.float32)
+    mask = np.zeros((len(chunks), len(places), FINE**2), np.float32)
+    for group, track in tracks:
+        centers = track.centers[pairs] * scale
+        radii = track.radius[pairs] * scale.mean()
+        offsets = centers.mean(axis=1)[:, None] - places
+        radius = np.broadcast_to(radii.mean(axis=1)[:, None, None], (*color.shape, 1))
+        gap = np.hypot(*np.moveaxis(np.clip(np.abs(offsets) - 0.5, 0, None), -1, 0))
+        visible = track.alpha[pairs].min(axis=1) >= 0.3
+        inside = visible[:, None] & (gap < 0.6 * radius[..., 0])
+        change = 10 * np.concatenate([centers[:, 1] - centers[:, 0], radii[:, 1:] - radii[:, :1]], axis=1)
+        change = np.broadcast_to(change[:, None], (*color.shape, 3))
+        color[inside] = COLOR_NAMES.index(group.color)
+        shape[inside] = SHAPE_NAMES.index(group.shape)
+        numbers[inside] = np.concatenate([offsets, radius, change], axis=-1)[inside]
+        told = _outline(group, track.angle[pairs[:, 0]])
+        outlines[inside] = np.broadcast_to(told[:, None], outlines.shape)[inside]
+        mask[visible] = np.maximum(mask, _covered(group, track, pairs[:, 0], points))[visible]
+    return zip(color, shape, numbers, outlines, mask, strict=True)
+
+
+def _middles(columns: int, rows: int) -> Floats:
+    """[rows * columns, 2] (x, y), row by row: the middles of the cells of a grid, in cells."""
+    return np.stack(np.meshgrid(np.arange(columns) + 0.5, np.arange(rows) + 0.5), axis=-1).reshape(-1, 2)
+
+
+def _outline(group: Group, turns: Floats) -> Floats:
+    """What `TokenTargets.outline` tells of an object turned by each of some angles: [angles, RAYS + 3]."""
+    shape = outline(group.shape)
+    steps = np.floor((np.arange(RAYS) / RAYS - turns[:, None]) * STEPS).astype(np.int64) % STEPS
+    hole = [
+        np.full(len(turns), shape.hole),
+        *(shape.shift * turn(2 * np.pi * turns) for turn in (np.cos, np.sin)),
+    ]
+    return np.concatenate([shape.radii[steps], np.stack(hole, axis=1)], axis=1)
+
+
+def _covered(group: Group, track: Track, frames: NDArray[np.int64], points: Floats) -> NDArray[np.bool_]:
+    """Whether an object covers points [..., 2] (pixels) in each of some frames: [frames, ...].
+
+    Distorted and morphing outlines are taken for what they were meant to be.
+    """
+    spread = (len(frames), *(1 for _ in points.shape[:-1]))
+    center, radius = track.centers[frames].reshape(*spread, 2), track.radius[frames].reshape(spread)
+    angle = 2 * np.pi * track.angle[frames].reshape(spread)
+    x, y = np.moveaxis((points - center) / radius[..., None], -1, 0)
+    turned = (x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle))
+    covered: NDArray[np.bool_] = depth(*turned, outline(group.shape)) > 0
+    return covered

@@ -44,6 +44,24 @@ def save_options(output: Path, *options: Any) -> None:
     (output / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(resolved, default=str))))
 
 
+def check_max_steps(config: TrainingArguments) -> None:
+    """A ConfigError unless `max_steps` is set: clips are made when they are asked for, without an end."""
+    if config.max_steps <= 0:
+        raise ConfigError(f"expected max_steps above 0, got {config.max_steps}; there are no epochs here")
+
+
+def rows_needed(config: TrainingArguments) -> int:
+    """How many rows all processes together take in `max_steps`.
+
+    Raises:
+        ConfigError: when `max_steps` is not set.
+    """
+    check_max_steps(config)
+    return int(
+        config.max_steps * config.train_batch_size * config.gradient_accumulation_steps * config.world_size
+    )
+
+
 def load_model(config: ModelConfig, *, freeze_vision: bool) -> torch.nn.Module:
     """The model to train, with exact shortcuts in its vision tower."""
     model = AutoModelForImageTextToText.from_pretrained(
