@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from enum import Enum
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -65,6 +64,8 @@ class Split(str, Enum):
 JsonFlag = Annotated[bool, typer.Option("--json", help="Machine output on standard output.")]
 Model = Annotated[str, typer.Option(help="'tiny' (bundled), a checkpoint directory or a hub id.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: a GPU if there is one.")]
+SCORING = ("model", "mode", "limit", "attribution_limit", "part", "device", "batch_size")
+"""Options of `qsave eval` that mean nothing for --predictions."""
 
 
 @app.command()
@@ -144,28 +145,24 @@ def world(
     """Render rated clips with known defects: H.264 files and records.jsonl."""
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
     if match is None:
-        raise typer.BadParameter(
-            f"expected HEIGHTxWIDTH, for example 128x128, got {size!r}", param_hint="--size"
-        )
+        raise typer.BadParameter(f"expected HEIGHTxWIDTH such as 128x128, got {size!r}", param_hint="--size")
     from qsave_reward.terminal import progress_bar
     from qsave_reward.world import WorldConfig, export_world
 
     config = WorldConfig(height=int(match[1]), width=int(match[2]), num_frames=frames, fps=fps, films=films)
     with progress_bar(n, "rendering") as advance:
-        export_world(
-            out, n, seed=seed, split=split.value, config=config, progress=lambda done, total: advance(1)
-        )
-    written = str(Path(out) / "records.jsonl")
+        export_world(out, n, seed=seed, split=split.value, config=config, progress=lambda *_: advance(1))
+    written = os.path.join(out, "records.jsonl")
     if as_json:
-        typer.echo(
-            json.dumps({"records": written, "n": n, "seed": seed, "split": split.value, **asdict(config)})
-        )
+        made = {"records": written, "n": n, "seed": seed, "split": split.value, **asdict(config)}
+        typer.echo(json.dumps(made))
     else:
         typer.echo(f"wrote {n} clips and {written}", err=True)
 
 
 @app.command("eval")
 def evaluate_scorer(
+    context: typer.Context,
     data: Annotated[str | None, typer.Option(help="world:SPLIT[:SEED] or a file of records.")] = None,
     model: Model = "tiny",
     mode: Annotated[EvalMode, typer.Option(help="How scores are read.")] = EvalMode.direct,
@@ -189,6 +186,10 @@ def evaluate_scorer(
     """Compare scores with known scores and named defects with known defects."""
     if (data is None) == (not predictions):
         raise typer.BadParameter("expected either --data or --predictions")
+    sources = {name: context.get_parameter_source(name) for name in SCORING}
+    told = [name.replace("_", "-") for name, source in sources.items() if source and source.name != "DEFAULT"]
+    if predictions and told:
+        raise typer.BadParameter(f"--predictions are scored already; leave out --{', --'.join(told)}")
     if html is not None:
         _check_target(html)
     from rich.console import Console
@@ -204,7 +205,7 @@ def evaluate_scorer(
         if out is not None:
             make_folder(out)
         scorer = _load(model, device)
-        with progress_bar(loaded.n, "scoring") as advance:
+        with progress_bar(len(loaded.indices), "scoring") as advance:
             judge = partial(evaluate, batch_size=batch_size, attribution_limit=attribution_limit)
             evaluation = judge(scorer, loaded, mode=mode.value, progress=advance)
     if out is not None:

@@ -1,8 +1,7 @@
 """How a written answer of our own model is graded when the model is trained with GRPO. Pure functions.
 
     grades = grade(texts, records, groups=clip_ids, durations=seconds)
-    grades.total        # one number in [0, 1] for each answer, for the trainer
-    grades.summary      # flat numbers for a log
+    grades["accuracy"]      # one number in [0, 1], or None, for each answer
 
 Five graders, each in [0, 1], more is better: *accuracy* (levels against MOS), *ranking* (order among the
 clips of the batch), *attribution* (named defects and their spans), *agreement* (do the reasons carry the
@@ -10,15 +9,14 @@ score?) and *format*. An answer that cannot be read (`report=None`) earns `MINIM
 a clip offers no truth for is `None`, never a number; that depends on the clip and its batch, not on the
 answer, so all answers of a clip are graded by the same graders.
 
-Q-Save has not published its graders: formulas name their source or are our own choice. Completion length in
-tokens and KL are the trainer's to log, which alone sees tokens.
+Q-Save has not published its graders: formulas name their source or are our own choice. Weighing the grades
+and logging them is the trainer's work.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from statistics import fmean, pvariance
 from typing import NamedTuple
 
@@ -31,7 +29,7 @@ Grade = float | None
 """0 to 1, or `None` where a clip offers no truth to compare with."""
 
 MINIMUM = 0.0
-"""What an answer that cannot be read earns, in total and from each grader."""
+"""What an answer that cannot be read earns from each grader."""
 
 BELL, BELL_SHARE = 0.5, 0.75
 """`grade_accuracy`: width of the bell in score points, and its share of the grade."""
@@ -44,44 +42,20 @@ LOST, MOST_LOST, SLACK = 3.5, 3.0, 1.25
 
 _WIDTH = len(LEVELS) - 1
 
+WEIGHTS: Mapping[str, float] = {
+    "accuracy": 1.0,
+    "ranking": 1.0,
+    "attribution": 1.0,
+    "agreement": 0.5,
+    "format": 0.25,
+}
+"""The graders, and what each counts in the weighted sum that the trainer makes unless it is told otherwise.
 
-@dataclass(frozen=True)
-class Weights:
-    """What each grader counts in the total: not negative, not all zero; 0 only logs it.
-
-    The defaults are our own choice: a comparison with the truth counts fully, one of the answer with itself
-    half; format, settled by supervised training, counts little, but enough that an answer that can be read
-    beats any that cannot.
-    """
-
-    accuracy: float = 1.0
-    ranking: float = 1.0
-    attribution: float = 1.0
-    agreement: float = 0.5
-    format: float = 0.25
-
-    def __post_init__(self) -> None:
-        values = asdict(self)
-        if not all(0 <= value < math.inf for value in values.values()) or not any(values.values()):
-            raise ConfigError(f"expected finite weights, none below 0 and at least one above, got {values}")
-
-
-@dataclass(frozen=True)
-class Grades:
-    """Grades of a batch, one entry for each answer, in the order of the answers.
-
-    Attributes:
-        total: weighted mean of the graders that exist for the clip, 0 to 1; `None` when none of them counts.
-        parts: for each grader its grades.
-        summary: flat numbers for a log, without those that do not exist for this batch. `total` and the name
-            of each grader: mean grade. `zero_spread` and `zero_spread/<grader>`: share of groups that teach
-            nothing (see `zero_spread`). `failed`: share of answers that could not be read. `characters`: mean
-            length of an answer.
-    """
-
-    total: tuple[Grade, ...]
-    parts: Mapping[str, tuple[Grade, ...]]
-    summary: Mapping[str, float]
+Our own choice: a comparison with the truth counts fully, one of the answer with itself half; format, settled
+by supervised training, counts little, but enough that an answer that can be read beats any that cannot.
+"""
+# The sum need not be divided by the weights of the graders that a clip offers truth for: all its answers have
+# the same graders, so leaving one out only scales the rewards of a group, which group normalization removes.
 
 
 def grade(
@@ -90,8 +64,7 @@ def grade(
     *,
     groups: Sequence[Hashable],
     durations: Sequence[float],
-    weights: Weights | None = None,
-) -> Grades:
+) -> dict[str, tuple[Grade, ...]]:
     """Grade a batch of answers: several for each clip, several clips.
 
     Args:
@@ -101,6 +74,9 @@ def grade(
             ranked within what is given here, so a batch of one clip has no ranking grade.
         durations: seconds of the clip of each answer, above 0.
 
+    Returns:
+        For each of `WEIGHTS`, in this order, its grades, one for each answer in the order of the answers.
+
     Raises:
         ConfigError: for unequal lengths, a text that is no `str`, a duration that is not positive, or a group
             that mixes clips. Never because of what a text says.
@@ -108,7 +84,7 @@ def grade(
     _check_batch(texts, records, groups, durations)
     reports = [read_answer(text) for text in texts]
     mos = [record.mos for record in records]
-    parts: dict[str, tuple[Grade, ...]] = {
+    return {
         "accuracy": tuple(map(grade_accuracy, reports, mos)),
         "ranking": tuple(grade_ranking(reports, mos, groups=groups)),
         "attribution": tuple(
@@ -118,20 +94,6 @@ def grade(
         "agreement": tuple(map(grade_agreement, reports)),
         "format": tuple(map(grade_format, reports)),
     }
-    counts = asdict(weights or Weights())
-    total = tuple(_total({name: parts[name][i] for name in parts}, counts) for i in range(len(texts)))
-    found = {"total": _mean(total), "zero_spread": zero_spread(total, groups)}
-    for name, part in parts.items():
-        found |= {name: _mean(part), f"zero_spread/{name}": zero_spread(part, groups)}
-    found |= {"failed": _mean(r is None for r in reports), "characters": _mean(map(len, texts))}
-    return Grades(total, parts, {name: value for name, value in found.items() if value is not None})
-
-
-def _total(row: Mapping[str, Grade], weights: Mapping[str, float]) -> Grade:
-    """Weighted mean of the graders that exist, or `None` when none of them counts."""
-    known = [(weights[name], value) for name, value in row.items() if value is not None]
-    whole = math.fsum(weight for weight, _ in known)
-    return math.fsum(weight * value for weight, value in known) / whole if whole > 0 else None
 
 
 def read_answer(text: str) -> Report | None:
@@ -261,15 +223,6 @@ def grade_agreement(report: Report | None) -> float:
         gap = abs(report.levels[dimension] - (len(LEVELS) - min(lost, MOST_LOST)))
         grades.append(1 - max(0.0, gap - SLACK) / (_WIDTH - SLACK))
     return fmean(grades)
-
-
-def zero_spread(grades: Sequence[Grade], groups: Sequence[Hashable]) -> Grade:
-    """Share of the groups of two or more graded answers in which grades differ by at most 1e-6, or `None`."""
-    by_group: dict[Hashable, list[float]] = {}
-    for value, group in zip(grades, groups, strict=True):
-        if value is not None:
-            by_group.setdefault(group, []).append(value)
-    return _mean(float(max(v) - min(v) <= 1e-6) for v in by_group.values() if len(v) > 1)
 
 
 def _mean(values: Iterable[Grade]) -> Grade:

@@ -23,9 +23,10 @@ from qsave_reward.checkpoint import Metadata, find_checkpoint, read_metadata
 from qsave_reward.errors import AnswerError, ConfigError, QSaveError
 from qsave_reward.fast_vision import use_fast_vision
 from qsave_reward.processor import QSaveProcessor, resize_chunks
-from qsave_reward.prompt import PLACEHOLDER, direct_answer, parse_report
+from qsave_reward.prompt import direct_answer, parse_report
+from qsave_reward.slots import slot_positions, slot_token_ids
 from qsave_reward.slowfast import FramePlan, plan_chunks
-from qsave_reward.types import DIMENSIONS, LEVELS, DimensionScore, Mode, OnError, Provenance, VideoScore
+from qsave_reward.types import DIMENSIONS, DimensionScore, Mode, OnError, Provenance, VideoScore
 from qsave_reward.video import Clip, Sampling, read_clip
 
 MAX_ANSWER_TOKENS = 384
@@ -148,6 +149,8 @@ class RewardModel:
         self, videos: Sequence[Any], prompts: Sequence[str], on_error: OnError, judge: Any
     ) -> list[VideoScore | QSaveError]:
         """Prepare items in batches and judge those that could be prepared; failures keep their place."""
+        if on_error not in ("raise", "return"):
+            raise ConfigError(f"on_error must be 'raise' or 'return', got {on_error!r}")
         if len(videos) != len(prompts):
             raise ConfigError(f"expected as many prompts as videos, got {len(prompts)} and {len(videos)}")
         cards: list[VideoScore | QSaveError] = []
@@ -274,29 +277,3 @@ def _settle(cards: list[VideoScore | QSaveError], on_error: OnError) -> list[Vid
             if isinstance(card, QSaveError):
                 raise card
     return cards
-
-
-def slot_token_ids(tokenizer: Any) -> tuple[tuple[int, ...], int]:
-    """Token ids of the five level words, and of the placeholder, as they appear in the score line.
-
-    Raises:
-        ConfigError: when the tokenizer splits one of them.
-    """
-    ids = []
-    for word in (*LEVELS, PLACEHOLDER):
-        pieces = tokenizer(f" {word}", add_special_tokens=False)["input_ids"]
-        if len(pieces) != 1:
-            raise ConfigError(f"this tokenizer splits {word!r} into {len(pieces)} tokens; scores need one")
-        ids.append(pieces[0])
-    return tuple(ids[:-1]), ids[-1]
-
-
-def slot_positions(input_ids: torch.Tensor, slot_ids: torch.Tensor, answers: int = 1) -> torch.Tensor:
-    """Positions of the slots, int64 [rows, 3 * answers]: the last level words or placeholders of each row.
-
-    The score line closes every answer and each slot holds one such token, so the last three are the
-    slots, whatever the question or the reasons say before. `answers` counts those that end each row.
-    """
-    columns = torch.arange(input_ids.shape[1], device=input_ids.device)
-    candidates = torch.where(torch.isin(input_ids, slot_ids), columns, -1)
-    return candidates.topk(len(DIMENSIONS) * answers, dim=1).values.flip(1)

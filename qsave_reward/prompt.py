@@ -40,6 +40,7 @@ _DEFECT_PATTERN = re.compile(
     rf"(?P<label>[a-z][a-z \-]*[a-z]) \((?P<severity>{'|'.join(SEVERITIES)})"
     r"(?:, (?P<start>[0-9]{1,6}\.[0-9])-(?P<end>[0-9]{1,6}\.[0-9]) s)?\)"
 )
+_DEFECT_END = re.compile(r"(?<=\)), ")
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,8 @@ def _parse_defects(dimension: str, listed: str) -> list[Defect]:
     if listed.strip() == NO_DEFECT:
         return []
     defects = []
-    for part in listed.strip().removesuffix(")").split("), "):
-        match = _DEFECT_PATTERN.fullmatch(part + ")")
+    for part in _DEFECT_END.split(listed.strip()):
+        match = _DEFECT_PATTERN.fullmatch(part)
         if match is None:
             raise AnswerError(f"expected defects such as 'blur (severe, 0.3-1.2 s)', got {_shorten(listed)}")
         start, end = (None if match[key] is None else float(match[key]) for key in ("start", "end"))

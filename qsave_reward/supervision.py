@@ -8,6 +8,7 @@ answer is the report and the score line. A row holds one answer or several, whic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,9 @@ import torch
 import torch.nn.functional as F
 
 from qsave_reward.errors import ConfigError
-from qsave_reward.model import slot_positions, slot_token_ids
 from qsave_reward.processor import QSaveProcessor, resize_chunks
 from qsave_reward.prompt import direct_answer, reasoned_answer
+from qsave_reward.slots import slot_positions, slot_token_ids
 from qsave_reward.slowfast import FramePlan, plan_chunks
 from qsave_reward.types import DIMENSIONS, LEVELS, Mode, Record
 from qsave_reward.video import Clip
@@ -59,7 +60,8 @@ def sft_row(
         distribution; zeros for a dimension nobody rated), `mos` [3] (0.0 where unrated), `modes`.
 
     Raises:
-        ConfigError: when a reasoned answer lacks a rating, since its score line needs all three.
+        ConfigError: when a reasoned answer lacks a rating, since its score line needs all three, or when the
+            record's defects are unknown.
     """
     chunks = plan_chunks(clip, plan)
     rated = [record.ratings.get(dimension) or _single(record.mos.get(dimension)) for dimension in DIMENSIONS]
@@ -78,8 +80,15 @@ def _reasoned(record: Record) -> str:
         raise ConfigError(
             f"a reasoned answer needs all three ratings, {record.video!r} has {sorted(record.mos)}"
         )
-    written = {dimension: round(value) for dimension, value in record.mos.items()}
-    return reasoned_answer(record.defects or (), record.rationale, written)
+    if record.defects is None:
+        raise ConfigError(
+            f"a reasoned answer needs the defects, those of {record.video!r} are unknown: give `defects` (an "
+            "empty list says that there are none), or train direct rows only (reasoned_share 0, without "
+            "paired_answers)"
+        )
+    # Half up: Python's round would send 2.5 to poor and 3.5 to good.
+    written = {dimension: math.floor(value + 0.5) for dimension, value in record.mos.items()}
+    return reasoned_answer(record.defects, record.rationale, written)
 
 
 def _single(value: float | None) -> tuple[float, ...]:

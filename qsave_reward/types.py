@@ -144,8 +144,8 @@ class Record:
         video: path of the clip (relative paths are relative to the file that lists them).
         prompt: the text the clip was generated from.
         mos: mean opinion score, 1 to 5, for each rated dimension (a subset of `DIMENSIONS`).
-        ratings: the single raters' values behind `mos`, when known.
-        overall: overall mean opinion score, when it was rated on its own.
+        ratings: the single raters' values behind `mos`, 1 to 5, when known.
+        overall: overall mean opinion score, 1 to 5, when it was rated on its own.
         defects: attributed faults; `None` when the data set has none to offer.
         rationale: free text that says what is seen, or `None`.
         generator: name of the model that made the clip, or `None`.
@@ -165,10 +165,17 @@ class Record:
     def __post_init__(self) -> None:
         for dimension, value in self.mos.items():
             _check_dimension(dimension)
-            if not 1.0 <= value <= 5.0:
-                raise ConfigError(f"MOS of {dimension} must lie in [1, 5], got {value} for {self.video!r}")
-        for dimension in self.ratings:
+            self._check_score(f"MOS of {dimension}", value)
+        for dimension, values in self.ratings.items():
             _check_dimension(dimension)
+            for value in values:
+                self._check_score(f"rating of {dimension}", value)
+        if self.overall is not None:
+            self._check_score("overall MOS", self.overall)
+
+    def _check_score(self, name: str, value: float) -> None:
+        if not 1.0 <= value <= 5.0:
+            raise ConfigError(f"{name} must lie in [1, 5], got {value} for {self.video!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready form; tuples become lists."""

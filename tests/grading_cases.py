@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from qsave_reward.grading import grade
+from qsave_reward.grading import WEIGHTS, grade
 from qsave_reward.prompt import Report, reasoned_answer
 from qsave_reward.types import DIMENSIONS, Defect, Record
 from qsave_reward.world.stream import plan_record
@@ -28,9 +28,15 @@ def clip(mos=(5.0, 5.0, 5.0), defects=(), name="a.mp4"):
     return Record(name, "a cat", mos=by_dimension(*mos), defects=defects)
 
 
-def grade_clips(texts, clips, **options):
+def grade_clips(texts, clips):
     """Answers of clips, grouped by the clip's name; every clip lasts two seconds."""
-    return grade(texts, clips, groups=[c.video for c in clips], durations=[2.0] * len(clips), **options)
+    return grade(texts, clips, groups=[c.video for c in clips], durations=[2.0] * len(clips))
+
+
+def rewards(graded):
+    """What the trainer makes of the grades of each answer: the weighted sum of those that exist."""
+    rows = [dict(zip(graded, row, strict=True)) for row in zip(*graded.values(), strict=True)]
+    return [sum(WEIGHTS[name] * value for name, value in row.items() if value is not None) for row in rows]
 
 
 levels = st.tuples(*[st.integers(1, 5)] * 3)

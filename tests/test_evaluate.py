@@ -12,7 +12,7 @@ from fake_model import FakeModel
 from qsave_reward import agreement
 from qsave_reward.data import write_records
 from qsave_reward.errors import ConfigError
-from qsave_reward.evaluate import EvalData, evaluate, load_data, load_evaluation, open_video, parse_part
+from qsave_reward.evaluate import EvalData, evaluate, load_data, open_video
 from qsave_reward.types import DIMENSIONS, Defect, Provenance, Record
 from qsave_reward.video import Clip, write_clip
 
@@ -157,25 +157,6 @@ def test_baselines() -> None:
     assert rows["generator_mean"]["visual_quality"]["reason"] == "no item names its generator"
 
 
-def test_saved_files_hold_result_and_predictions(tmp_path) -> None:
-    done = evaluate(FakeModel(), data(failing_items()))
-    done.save(tmp_path / "new" / "out")
-    saved = json.loads((tmp_path / "new" / "out" / "evaluation.json").read_text())
-    assert saved == json.loads(json.dumps(done.to_dict()))
-    assert saved["versions"]["numpy"] == np.__version__
-    assert saved["provenance"]["model"] == "fake"
-    text = (tmp_path / "new" / "out" / "predictions.jsonl").read_text()
-    lines = [json.loads(line) for line in text.splitlines()]
-    assert len(lines) == 13
-    assert lines[0]["scores"]["visual_quality"]["mean"] == 1.0
-    assert lines[0]["defects"][0]["label"] == "exposure"
-    assert lines[3]["scores"] is None and lines[3]["error"]["code"] == "not_found"
-    assert lines[4]["scores"] and lines[4]["defects"] is None
-    assert lines[4]["reasons_error"]["code"] == "bad_answer"
-    with pytest.raises(ConfigError, match="cannot make the folder"):
-        done.save(tmp_path / "new" / "out" / "evaluation.json")
-
-
 def test_scores_of_two_models_are_not_mixed() -> None:
     class Changing(FakeModel):
         def score_batch(self, videos, prompts, **options):
@@ -236,63 +217,6 @@ def test_no_overall_row_where_nothing_was_rated_overall() -> None:
     assert "overall" not in done.results and "overall" not in done.results["pairwise"]
 
 
-@pytest.mark.parametrize("mode", ["direct", "reasoned"])
-def test_saved_predictions_give_every_number_again_without_the_model(mode, tmp_path) -> None:
-    items = failing_items() + grouped_items(16)
-    done = evaluate(FakeModel(), data(items, visual_quality=0.9), mode=mode, attribution_limit=9)
-    done.save(tmp_path)
-    again = load_evaluation([tmp_path])
-    assert again.to_dict() == done.to_dict()
-    assert [p.to_dict() for p in again.predictions] == [p.to_dict() for p in done.predictions]
-
-
-def test_numbers_do_not_depend_on_the_number_of_processes(tmp_path) -> None:
-    items = failing_items() + grouped_items(16)
-    whole = evaluate(FakeModel(), data(items), attribution_limit=9)
-    for part in range(3):
-        mine = range(len(items))[part::3]
-        share = EvalData("mine", [items[i] for i in mine], len(mine), {}, None, mine)
-        evaluate(FakeModel(), share, attribution_limit=9, batch_size=part + 1).save(tmp_path / str(part))
-    merged = load_evaluation([tmp_path / name for name in "201"])
-    assert merged.to_dict() == whole.to_dict()
-    for folders, message in (("01", "each once"), ("0012", "each once")):
-        with pytest.raises(ConfigError, match=message):
-            load_evaluation([tmp_path / name for name in folders])
-
-
-def test_parts_of_data_share_its_items_and_ceiling(tmp_path) -> None:
-    whole = list(load_data("world:test", limit=5).items)
-    parts = [load_data("world:test", limit=5, part=(k, 2)) for k in (1, 2)]
-    assert [list(part.indices) for part in parts] == [[0, 2, 4], [1, 3]]
-    assert parts[0].ceiling == parts[1].ceiling == load_data("world:test", limit=5).ceiling
-    found = [record for part in parts for record, _ in part.items]
-    assert found == [whole[i][0] for i in (0, 2, 4, 1, 3)]
-    write_records(tmp_path / "r.jsonl", [record for record, _ in whole])
-    assert list(load_data(str(tmp_path / "r.jsonl"), part=(2, 3)).indices) == [1, 4]
-    assert parse_part("2/4") == (2, 4)
-    for text in ("2", "2/", "-1/4", "a/b", "1/2/3"):
-        with pytest.raises(ConfigError, match="second of four"):
-            parse_part(text)
-    for part in ((0, 1), (3, 2)):
-        with pytest.raises(ConfigError, match="part K/N"):
-            load_data("world:test", part=part)
-
-
-def test_parts_of_different_evaluations_do_not_mix(tmp_path) -> None:
-    evaluate(FakeModel(), data(some_items(4))).save(tmp_path / "a")
-    evaluate(FakeModel(), data(some_items(4)), mode="reasoned").save(tmp_path / "b")
-    with pytest.raises(ConfigError, match="got mode 'direct'"):
-        load_evaluation([tmp_path / "a", tmp_path / "b"])
-    with pytest.raises(ConfigError, match=r"evaluation\.json"):
-        load_evaluation([tmp_path])
-    (tmp_path / "a" / "predictions.jsonl").write_text('{"index": 0}')
-    with pytest.raises(ConfigError, match="line of saved predictions"):
-        load_evaluation([tmp_path / "a"])
-    (tmp_path / "a" / "evaluation.json").write_text("[]")
-    with pytest.raises(ConfigError, match="result of an evaluation"):
-        load_evaluation([tmp_path / "a"])
-
-
 def test_failed_items_are_listed() -> None:
     (failed,) = evaluate(FakeModel(), data(failing_items())).failed_items
     assert (failed["index"], failed["video"], failed["code"]) == (3, "x.mp4", "not_found")
@@ -339,6 +263,12 @@ def test_file_data_is_relative_to_the_file(tmp_path) -> None:
 def test_unknown_data(name) -> None:
     with pytest.raises(ConfigError):
         load_data(name)
+
+
+def test_items_must_be_as_many_as_the_data_says() -> None:
+    for n in (3, 5):
+        with pytest.raises(ConfigError, match=f"expected {n} items of 'mine', got 4"):
+            evaluate(FakeModel(), EvalData("mine", some_items(4), n))
 
 
 def test_wrong_numbers() -> None:

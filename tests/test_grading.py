@@ -14,7 +14,6 @@ from qsave_reward.grading import (
     grade_agreement,
     grade_attribution,
     grade_ranking,
-    zero_spread,
 )
 from qsave_reward.types import Defect
 
@@ -159,9 +158,3 @@ def test_agreement_is_bounded(given_levels, named):
 
 def test_reasons_for_nothing_and_a_bad_score_disagree_fully():
     assert grade_agreement(report((1, 1, 1))) == 0.0
-
-
-def test_zero_spread_counts_groups_with_something_to_compare():
-    assert zero_spread([0.5, 0.5 + 1e-9, 0.1, 0.2, 0.9, 1.0, None], "aabbcdd") == 1 / 2
-    assert zero_spread([0.5, None], "aa") is None
-    assert zero_spread([], []) is None

@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
-from qsave_reward.model import RewardModel
+from qsave_reward.errors import ConfigError
+from qsave_reward.model import MAX_ANSWER_TOKENS, RewardModel
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
+
+from grpo import reward_weights
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ROOT / "configs" / "reward" / "smoke" / "2_grpo.yaml"
@@ -47,6 +53,18 @@ def test_answers_are_graded_and_the_language_model_learns_from_them(tmp_path):
     trained = {name for name in before if "visual" not in name}
     assert moved == trained
     assert RewardModel.from_pretrained(tmp_path, device="cpu").metadata.revision
+
+
+def test_graders_count_as_they_should_unless_the_run_says_otherwise():
+    assert reward_weights(None) == [1.0, 1.0, 1.0, 0.5, 0.25]
+    assert reward_weights([0.0, 1.0, 2.0, 3.0, 4.0]) == [0.0, 1.0, 2.0, 3.0, 4.0]
+    with pytest.raises(ConfigError, match="accuracy, ranking, attribution, agreement, format"):
+        reward_weights([1.0] * 4)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "reward").glob("*/2_grpo.yaml")), ids=str)
+def test_no_run_trains_on_longer_answers_than_the_model_may_write(path):
+    assert yaml.safe_load(path.read_text())["max_completion_length"] <= MAX_ANSWER_TOKENS
 
 
 def test_a_missing_weight_stops_the_run_before_it_starts(tmp_path):

@@ -10,9 +10,10 @@ from conftest import WEIGHTS
 from transformers import Qwen3VLForConditionalGeneration
 
 from qsave_reward.errors import ConfigError, QSaveError, VideoError
-from qsave_reward.model import RewardModel, slot_positions, slot_token_ids
+from qsave_reward.model import RewardModel
 from qsave_reward.processor import QSaveProcessor, resize_chunks
 from qsave_reward.prompt import direct_answer, parse_report, score_line
+from qsave_reward.slots import slot_positions, slot_token_ids
 from qsave_reward.slowfast import plan_chunks
 from qsave_reward.types import DIMENSIONS, DimensionScore, VideoScore
 from qsave_reward.video import Clip

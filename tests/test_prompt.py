@@ -112,6 +112,12 @@ def test_any_text_parses_or_is_an_answer_error(text):
         ANSWER.replace("0.3-1.2 s", "1.2-0.3 s"),
         ANSWER.replace("severe", "terrible"),
         ANSWER.replace("no defect", "no defect, blur"),
+        ANSWER.replace("noise (slight)", "noise (slight"),
+        ANSWER.replace("1.2 s), noise (slight)", "1.2 s"),
+        ANSWER.replace("1.2 s), noise", "1.2 s, noise"),
+        ANSWER.replace("(moderate)", "(moderate))"),
+        ANSWER.replace("(moderate)", "(moderate), "),
+        ANSWER.replace("(moderate)", "(moderate,"),
         ANSWER + "\nvisual quality: good",
         ANSWER.replace("fair, dynamic", "fair dynamic"),
         score_line(LEVELS_322),
@@ -154,6 +160,10 @@ def test_control_tokens_in_a_prompt_are_defused():
         + "a" * 50_000
         + "\n</think>\n"
         + score_line(dict.fromkeys(DIMENSIONS, 3)),
+        ANSWER.replace("blur (severe", "blur (slight), " * 20_000 + "blur (severe").replace(
+            "(slight)\n", "\n"
+        ),
+        ANSWER.replace("no defect", "blur (slight" * 20_000),
         "<think>" * 20_000,
         "</think>" * 20_000,
     ],

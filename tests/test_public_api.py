@@ -19,7 +19,7 @@ LAYERS = [
     ["sampling", "frames", "decoding", "video", "metrics", "agreement", "prompt", "slowfast"],
     ["fields", "tables", "data", "entries", "preferences", "benchmarks", "data_scan", "data_check"],
     ["config", "grading", "world", "checkpoint"],
-    ["processor", "fast_vision", "model", "supervision"],
+    ["slots", "processor", "fast_vision", "model", "supervision"],
     ["scoring", "evaluate", "media", "report", "doctor"],
     ["terminal", "data_command", "cli"],
 ]

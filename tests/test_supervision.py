@@ -1,6 +1,7 @@
 """Rows, batches and losses of supervised training, against independent computations."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qsave_reward.errors import ConfigError
-from qsave_reward.model import slot_token_ids
+from qsave_reward.prompt import direct_answer
+from qsave_reward.slots import slot_token_ids
 from qsave_reward.slowfast import FramePlan
 from qsave_reward.supervision import (
     IGNORED,
@@ -137,6 +139,16 @@ def test_score_losses_by_hand():
     got = score_losses(logits, slots, levels, mos, ids)
     assert got[0].item() == pytest.approx(np.mean(entropy), rel=1e-5)
     assert got[1].item() == pytest.approx(np.mean(squared), rel=1e-5)
+
+
+def test_unknown_defects_are_not_taught_as_none(processor):
+    unknown = replace(RECORD, defects=None)
+    with pytest.raises(ConfigError, match=r"defects.*reasoned_share 0"):
+        sft_row(CLIP, unknown, processor, PLAN, ["reasoned", "direct"])
+    row = sft_row(CLIP, unknown, processor, PLAN, ["direct"])
+    assert row["answers"] == [direct_answer()]
+    row = sft_row(CLIP, replace(RECORD, defects=()), processor, PLAN, ["reasoned"])
+    assert row["answers"][0].count("no defect") == 3
 
 
 def test_unrated_rows(processor):

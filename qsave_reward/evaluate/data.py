@@ -29,10 +29,12 @@ class EvalData:
     Attributes:
         name: what was loaded, for the record.
         items: pairs of a `Record` and the video as a `Scorer` takes it; consumed once.
-        n: how many items there are.
-        ceiling: the SRCC that noisy raters allow a perfect scorer, for each dimension where it is known.
+        n: how many items the whole has.
+        ceiling: the correlation that noisy raters allow a perfect scorer, for each dimension where it is
+            known: the SRCC of the true quality with the MOS for a world, the PLCC (`metrics.ratings_ceiling`)
+            for a file.
         ceiling_source: how the ceiling was found.
-        indices: the position of each item in the whole; by default the items are the whole.
+        part: what share of the whole `items` are: `(2, 4)` is every fourth item from the second on.
     """
 
     name: str
@@ -40,7 +42,17 @@ class EvalData:
     n: int
     ceiling: Mapping[str, float] = field(default_factory=dict)
     ceiling_source: str | None = None
-    indices: Sequence[int] | None = None
+    part: tuple[int, int] = (1, 1)
+
+    @property
+    def indices(self) -> range:
+        """The position of each of `items` in the whole."""
+        return positions(self.n, self.part)
+
+
+def positions(n: int, part: tuple[int, int]) -> range:
+    """The positions that a part has of `n` items; none where there are more parts than items."""
+    return range(part[0] - 1, n, part[1])
 
 
 def load_data(name: str, *, limit: int | None = None, part: tuple[int, int] = (1, 1)) -> EvalData:
@@ -62,13 +74,12 @@ def load_data(name: str, *, limit: int | None = None, part: tuple[int, int] = (1
     if name.startswith("world:"):
         split, seed = parse_world_name(name)
         total = limit or WORLD_LIMIT
-        mine = range(total)[part[0] - 1 :: part[1]]
-        ceiling = noise_ceiling(split, total, seed)
-        return EvalData(name, _render(split, seed, mine), len(mine), ceiling, FROM_WORLD, mine)
+        rendered = _render(split, seed, positions(total, part))
+        return EvalData(name, rendered, total, noise_ceiling(split, total, seed), FROM_WORLD, part)
     records = read_records(name)[:limit]
-    mine = range(len(records))[part[0] - 1 :: part[1]]
-    items = [(records[i], os.path.join(os.path.dirname(name), records[i].video)) for i in mine]
-    return EvalData(name, items, len(mine), _rated_ceiling(records), FROM_RATINGS, mine)
+    mine = [records[i] for i in positions(len(records), part)]
+    items = [(record, os.path.join(os.path.dirname(name), record.video)) for record in mine]
+    return EvalData(name, items, len(records), _rated_ceiling(records), FROM_RATINGS, part)
 
 
 def parse_part(text: str) -> tuple[int, int]:

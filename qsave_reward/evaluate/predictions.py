@@ -8,6 +8,7 @@ from typing import Any
 
 from qsave_reward.data import record_from_dict
 from qsave_reward.errors import ConfigError, QSaveError
+from qsave_reward.fields import number, show
 from qsave_reward.types import DIMENSIONS, Defect, DimensionScore, Provenance, Record, VideoScore
 
 
@@ -60,29 +61,48 @@ def prediction_from_dict(row: Mapping[str, Any], provenance: Provenance | None) 
         ConfigError: when the row has another form.
     """
     try:
-        error, reasons_error = (_error(row[key]) for key in ("error", "reasons_error"))
-        defects = None if row["defects"] is None else tuple(Defect(**defect) for defect in row["defects"])
+        error, reasons_error = (_error(row, field) for field in ("error", "reasons_error"))
         card: VideoScore | QSaveError | None = error
         if card is None and provenance is not None:
-            scores = {
-                name: DimensionScore(**{**row["scores"][name], "probs": tuple(row["scores"][name]["probs"])})
-                for name in DIMENSIONS
-            }
-            card = VideoScore(scores, provenance, warnings=tuple(row["warnings"]))
+            scores, warnings = _typed(row, "scores", dict), _typed(row, "warnings", list)
+            card = VideoScore(
+                {name: _score(_typed(scores, name, dict)) for name in DIMENSIONS},
+                provenance,
+                warnings=tuple(_typed({"warnings": text}, "warnings", str) for text in warnings),
+            )
         if card is None:
             raise ConfigError("expected an error, as no item was scored, got scores")
+        known = _typed(row, "record", dict)
         return Prediction(
-            record=record_from_dict(dict(row["record"])),
+            record=record_from_dict(known),
             card=card,
-            index=row["index"],
-            defects=defects,
-            reasoning=row["reasoning"],
+            index=_typed(row, "index", int),
+            # The named defects have the form of a record's, and are read as one.
+            defects=record_from_dict({**known, "defects": row["defects"]}).defects,
+            reasoning=_typed(row, "reasoning", str, type(None)),
             reasons_error=reasons_error,
-            duration=row["duration"],
+            duration=None if row["duration"] is None else number(row["duration"], "duration"),
         )
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"expected a line of saved predictions, got a wrong or missing {error}") from error
+    except KeyError as error:
+        raise ConfigError(f"expected a line of saved predictions, got one without {error}") from error
 
 
-def _error(saved: Mapping[str, str] | None) -> QSaveError | None:
-    return None if saved is None else QSaveError(saved["message"], code=saved["code"])
+def _typed(row: Mapping[str, Any], field: str, *kinds: type) -> Any:
+    """The value of a field, which must have one of the types; true and false are no `int`."""
+    if type(row[field]) not in kinds:
+        names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise ConfigError(f"field {field!r}: expected {names}, got {show(row[field])}")
+    return row[field]
+
+
+def _score(saved: Mapping[str, Any]) -> DimensionScore:
+    probs = tuple(number(value, "probs") for value in _typed(saved, "probs", list))
+    # `from_probs` would round once more, and the same numbers are wanted.
+    return DimensionScore(number(saved["mean"], "mean"), number(saved["std"], "std"), probs)
+
+
+def _error(row: Mapping[str, Any], field: str) -> QSaveError | None:
+    saved = _typed(row, field, dict, type(None))
+    return (
+        None if saved is None else QSaveError(_typed(saved, "message", str), code=_typed(saved, "code", str))
+    )

@@ -33,12 +33,14 @@ class Evaluation:
     Attributes:
         data: name of the data.
         mode: `"direct"` or `"reasoned"`.
+        part: what share of the whole was seen: `(2, 4)` is every fourth item from the second on.
+        n_whole: items of the whole.
         n: items seen.
         n_failed: items without scores; `failures` counts them by error code, `failed_items` lists them.
-        results: for each dimension (and `overall`, where rated) a row of `agreement_row` plus `ceiling` (of
-            the SRCC). Under `generator_level`, `within_generator`, `pairwise` and `calibration` one row for
-            each dimension. `attribution`, a row of `attribution_row` plus `n_failed`, the reasoned answers
-            that could not be had or read.
+        results: for each dimension (and `overall`, where rated) a row of `agreement_row` plus `ceiling`, as
+            `EvalData` has it. Under `generator_level`, `within_generator`, `pairwise` and `calibration` one
+            row for each dimension. `attribution`, a row of `attribution_row` plus `n_failed`, the reasoned
+            answers that could not be had or read.
         baselines: `random`, `constant`, `generator_mean` and `ceiling`, each with a row for each dimension.
         provenance: of the scores; `None` when every item failed.
         versions: of Python packages; `protocol` is that of the numbers.
@@ -47,6 +49,8 @@ class Evaluation:
 
     data: str
     mode: Mode
+    part: tuple[int, int]
+    n_whole: int
     n: int
     n_failed: int
     failures: Mapping[str, int]
@@ -96,21 +100,26 @@ def evaluate(
         progress: called with the number of items just finished.
 
     Raises:
-        ConfigError: for a batch size below 1, or when the scores are not all of one provenance.
+        ConfigError: for a batch size below 1, when the scores are not all of one provenance, or when there
+            are not as many items as `data` says.
     """
     if batch_size < 1:
         raise ConfigError(f"expected a batch size of at least 1, got {batch_size}")
     predictions: list[Prediction] = []
-    items = zip(count() if data.indices is None else data.indices, data.items, strict=False)
+    items = zip(count(data.part[0] - 1, data.part[1]), data.items, strict=False)
     while batch := list(islice(items, batch_size)):
         explain = mode == "reasoned" or attribution_limit is None
         explained = [explain or index < (attribution_limit or 0) for index, _ in batch]
         predictions += _judge(scorer, batch, mode, explained)
         progress(len(batch))
+    if len(predictions) != len(data.indices):
+        raise ConfigError(f"expected {len(data.indices)} items of {data.name!r}, got {len(predictions)}")
     return conclude(
         predictions,
         data=data.name,
         mode=mode,
+        part=data.part,
+        n_whole=data.n,
         ceiling=data.ceiling,
         ceiling_source=data.ceiling_source,
         versions=package_versions(VERSIONED),
@@ -122,6 +131,8 @@ def conclude(
     *,
     data: str,
     mode: Mode,
+    part: tuple[int, int],
+    n_whole: int,
     ceiling: Mapping[str, float],
     ceiling_source: str | None,
     versions: Mapping[str, str | None],
@@ -132,7 +143,9 @@ def conclude(
         predictions: in the order of the data.
         data: name of the data.
         mode: how the scores were read.
-        ceiling: the SRCC of a perfect scorer, for each dimension where it is known.
+        part: what share of the whole they are.
+        n_whole: items of the whole.
+        ceiling: the correlation of a perfect scorer, for each dimension where it is known.
         ceiling_source: how it is known.
         versions: of the packages that made the predictions.
 
@@ -148,6 +161,8 @@ def conclude(
     return Evaluation(
         data=data,
         mode=mode,
+        part=part,
+        n_whole=n_whole,
         n=len(predictions),
         n_failed=len(failed),
         failures=dict(Counter(str(item["code"]) for item in failed)),

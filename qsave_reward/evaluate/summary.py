@@ -87,7 +87,7 @@ def summarise(
 
     Args:
         predictions: all of them, in the order of the data.
-        ceiling: the SRCC of a perfect scorer, for each dimension where it is known.
+        ceiling: the correlation of a perfect scorer, for each dimension where it is known.
         ceiling_source: how it is known.
     """
     results: dict[str, Any] = {}

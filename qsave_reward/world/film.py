@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,6 +19,8 @@ SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi", ".gif", ".webp")
 CONTRAST = 0.6
 """Share of a film's contrast that is kept, so that the objects in front of it stay easy to see."""
 MOST_FRAMES = 64
+MOST_PIXELS = 512
+"""Worlds are at most 512 pixels high or wide."""
 
 
 @lru_cache(maxsize=16)
@@ -33,12 +36,15 @@ def film_paths(folder: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _film(path: str) -> NDArray[np.uint8]:
+    """Frames of a film with a short side of at most `MOST_PIXELS`, so that many fit in memory."""
     try:
-        return read_clip(path, Sampling(max_frames=MOST_FRAMES)).frames
+        frames = read_clip(path, Sampling(max_frames=MOST_FRAMES)).frames
     except VideoError as error:
         raise ConfigError(f"cannot use {path} as a background: {error}") from error
+    factor = math.ceil(min(frames.shape[1:3]) / MOST_PIXELS)
+    return np.stack([np.asarray(Image.fromarray(frame).reduce(factor)) for frame in frames])
 
 
 def film_background(

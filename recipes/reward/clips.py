@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from qsave_reward.data import read_records
+from qsave_reward.data import normalise_prompt, read_records
 from qsave_reward.slowfast import FramePlan
 from qsave_reward.types import Defect, Record
 from qsave_reward.video import Clip, Sampling, read_clip
@@ -15,6 +15,9 @@ from qsave_reward.world import WorldConfig, parse_world_name, world_item, world_
 
 Source = Callable[[int], tuple[Clip, Record]]
 """Number of a row, from 0 without end, to its clip and its record."""
+
+NEIGHBOURS = 8
+"""World items after a clip that are searched for another prompt; nearly always the first has one."""
 
 
 def open_clips(data: str, plan: FramePlan, *, varied_share: float, mismatched_share: float = 0.0) -> Source:
@@ -27,7 +30,8 @@ def open_clips(data: str, plan: FramePlan, *, varied_share: float, mismatched_sh
         data: name of the world or path of the file.
         plan: how many frames are sampled.
         varied_share: share of the world's clips that are of other sizes and rates.
-        mismatched_share: share of clips that get the prompt of another clip (see `mismatch`).
+        mismatched_share: share of clips that get the prompt of another clip (see `mismatch`), the next that
+            has another one. Where there is none, a clip keeps its own.
 
     Raises:
         ConfigError: for an unknown split or a wrong file.
@@ -40,6 +44,7 @@ def open_clips(data: str, plan: FramePlan, *, varied_share: float, mismatched_sh
 
     if data.startswith("world:"):
         split, seed = parse_world_name(data)
+        reach = NEIGHBOURS
 
         def source(index: int) -> tuple[Clip, Record]:
             return render(split, seed, index, index * 0.7548776662 % 1.0 < varied_share)
@@ -49,6 +54,7 @@ def open_clips(data: str, plan: FramePlan, *, varied_share: float, mismatched_sh
 
     else:
         records, root = read_records(data), Path(data).parent
+        reach = len(records) - 1
 
         def source(index: int) -> tuple[Clip, Record]:
             record = records[index % len(records)]
@@ -62,8 +68,11 @@ def open_clips(data: str, plan: FramePlan, *, varied_share: float, mismatched_sh
 
     def maybe_mismatched(index: int) -> tuple[Clip, Record]:
         clip, record = source(index)
-        if index * 0.5698402910 % 1.0 < mismatched_share and prompt_of(index + 1) != record.prompt:
-            record = mismatch(record, prompt_of(index + 1))
+        if index * 0.5698402910 % 1.0 < mismatched_share:
+            own = normalise_prompt(record.prompt)
+            following = (prompt_of(index + step) for step in range(1, reach + 1))
+            other = next((prompt for prompt in following if normalise_prompt(prompt) != own), None)
+            record = record if other is None else mismatch(record, other)
         return clip, record
 
     return maybe_mismatched
@@ -73,16 +82,19 @@ def mismatch(record: Record, prompt: str) -> Record:
     """The record of the same clip shown with the prompt of another one: text alignment is bad, by all raters.
 
     Most prompts are followed in most respects, so a model learns to describe a clip by repeating the prompt.
-    Here that is wrong, and the clip has to be looked at.
+    Here that is wrong, and the clip has to be looked at. Defects that are unknown stay so.
     """
     answers = len(record.ratings.get("text_alignment", ())) or 1
-    seen = tuple(defect for defect in record.defects or () if defect.dimension != "text_alignment")
+    defects = record.defects
+    if defects is not None:
+        seen = (defect for defect in defects if defect.dimension != "text_alignment")
+        defects = (*seen, Defect("text_alignment", "missing object", 1.0))
     return replace(
         record,
         prompt=prompt,
         mos={**record.mos, "text_alignment": 1.0},
         ratings={**record.ratings, "text_alignment": (1.0,) * answers},
-        defects=(*seen, Defect("text_alignment", "missing object", 1.0)),
+        defects=defects,
         overall=None,
     )
 

@@ -12,30 +12,38 @@ Killed runs continue from their last checkpoint when the same command is given a
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from clips import open_clips
 from datasets import Dataset
-from training import last_finished_checkpoint, load_model, parse_options, save_options, save_result
+from training import (
+    check_max_steps,
+    last_finished_checkpoint,
+    load_model,
+    parse_options,
+    save_options,
+    save_result,
+)
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, get_peft_config
 
-from qsave_reward.errors import ConfigError
-from qsave_reward.grading import Weights, grade
+from qsave_reward.errors import ConfigError, QSaveError
+from qsave_reward.grading import WEIGHTS, grade
 from qsave_reward.processor import QSaveProcessor, resize_chunks
 from qsave_reward.prompt import build_messages
 from qsave_reward.slowfast import FramePlan, plan_chunks
 from qsave_reward.types import Record
 
-GRADERS = tuple(entry.name for entry in fields(Weights))
+GRADERS = tuple(WEIGHTS)
 
 
 @dataclass
 class RewardArguments:
-    """What this recipe adds to TRL's options; `reward_weights` has one weight for each of `GRADERS`."""
+    """What this recipe adds to TRL's options."""
 
     data: str = field(metadata={"help": "`world:train` or a file of records"})
     trained_on: str = field(
@@ -76,17 +84,37 @@ def reward_function(name: str) -> Callable[..., list[float | None]]:
         completions: list[Any], record: list[Record], seconds: list[float], clip: list[int], **_: Any
     ) -> list[float | None]:
         texts = [completion[0]["content"] for completion in completions]
-        return list(grade(texts, record, groups=clip, durations=seconds).parts[name])
+        return list(grade(texts, record, groups=clip, durations=seconds)[name])
 
     reward.__name__ = name
     return reward
 
 
+def reward_weights(given: list[float] | None) -> list[float]:
+    """The weights of a run, one for each of `GRADERS`: `WEIGHTS` unless given; TRL would count all alike.
+
+    Raises:
+        ConfigError: for another number of weights, or one that TRL would leave out of its sum.
+    """
+    weights = list(WEIGHTS.values()) if given is None else given
+    if len(weights) != len(GRADERS) or not all(map(math.isfinite, weights)):
+        raise ConfigError(
+            f"reward_weights needs one finite weight for each of {', '.join(GRADERS)}, got {weights}"
+        )
+    return weights
+
+
 def main() -> None:
     arguments, plan, config, model_config = parse_options(sys.argv[1:], *OPTIONS)
     config.remove_unused_columns = False
-    if config.reward_weights is not None and len(config.reward_weights) != len(GRADERS):
-        raise ConfigError(f"reward_weights needs one weight for each of {', '.join(GRADERS)}")
+    config.reward_weights = reward_weights(config.reward_weights)
+    check_max_steps(config)
+    share = config.per_device_train_batch_size * config.steps_per_generation
+    if share % config.num_generations:
+        raise ConfigError(
+            f"the {share} answers of a process (per_device_train_batch_size * steps_per_generation) must be "
+            f"a multiple of num_generations, {config.num_generations}: a clip is graded by one process"
+        )
     output = Path(config.output_dir)
     processor = QSaveProcessor.for_model(model_config.model_name_or_path)
     plan = replace(plan, token_side=processor.patch_size * processor.merge_size)
@@ -108,5 +136,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except ConfigError as error:
+    except QSaveError as error:
         sys.exit(f"error: {error}")

@@ -22,13 +22,15 @@ from training import (
     load_model,
     muon_optimizer,
     parse_options,
+    rows_needed,
     save_options,
     save_result,
 )
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
-from qsave_reward.errors import ConfigError
+from qsave_reward.errors import ConfigError, QSaveError
 from qsave_reward.processor import QSaveProcessor
+from qsave_reward.slots import slot_token_ids
 from qsave_reward.slowfast import FramePlan
 from qsave_reward.supervision import (
     IGNORED,
@@ -36,7 +38,6 @@ from qsave_reward.supervision import (
     branch_inputs,
     score_losses,
     sft_row,
-    slot_token_ids,
     text_loss,
 )
 from qsave_reward.types import DIMENSIONS, Mode
@@ -182,7 +183,7 @@ def main() -> None:
             block.compile(dynamic=True)
     save_options(output, config, model_config, plan, arguments)
 
-    n = config.max_steps * config.train_batch_size * config.gradient_accumulation_steps * config.world_size
+    n = rows_needed(config)
     trainer = RewardSFTTrainer(
         model=model,
         args=config,
@@ -205,5 +206,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except ConfigError as error:
+    except QSaveError as error:
         sys.exit(f"error: {error}")

@@ -35,8 +35,10 @@ evaluate() {
         if [ ! -e "$out/$stage.$mode.json" ]; then
             echo "== evaluation of $stage, $mode" >&2
             # Exit status 1 says that answers could not be read; they are counted in the result.
+            # The limit bears on direct mode alone, where reasons are a second pass that the table does not use.
             qsave eval --model "$out/$stage" --data "$EVAL_DATA" --limit "$EVAL_LIMIT" --mode "$mode" --json \
-                > "$out/.$stage.$mode.json" || test $? -eq 1 -a -s "$out/.$stage.$mode.json"
+                --attribution-limit 0 > "$out/.$stage.$mode.json" \
+                || test $? -eq 1 -a -s "$out/.$stage.$mode.json"
             mv "$out/.$stage.$mode.json" "$out/$stage.$mode.json"
         fi
     done

@@ -1,0 +1,106 @@
+"""Where the recipes get their rated clips."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qsave_reward.data import write_records
+from qsave_reward.errors import ConfigError, VideoError
+from qsave_reward.slowfast import FramePlan
+from qsave_reward.types import DIMENSIONS, Defect, Record
+from qsave_reward.video import Sampling, read_clip, write_clip
+from qsave_reward.world import WorldConfig, world_item, world_plan
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
+
+from clips import mismatch, open_clips
+
+PLAN = FramePlan(max_frames=4)
+SAMPLING = Sampling(max_frames=4, fps=PLAN.fps)
+BLUR = Defect("visual_quality", "blur", 0.5)
+RECORD = Record(
+    video="a.mp4",
+    prompt="a red circle",
+    mos=dict(zip(DIMENSIONS, (4.0, 3.0, 4.5), strict=True)),
+    ratings={"text_alignment": (4.0, 5.0)},
+    overall=4.2,
+    defects=(BLUR, Defect("text_alignment", "wrong color", 0.5)),
+    rationale="a red circle stands still",
+)
+
+
+def test_a_mismatched_record_is_badly_aligned_and_keeps_what_else_is_known():
+    changed = mismatch(RECORD, "a blue square")
+    assert changed == Record(
+        video="a.mp4",
+        prompt="a blue square",
+        mos=dict(zip(DIMENSIONS, (4.0, 3.0, 1.0), strict=True)),
+        ratings={"text_alignment": (1.0, 1.0)},
+        defects=(BLUR, Defect("text_alignment", "missing object", 1.0)),
+        rationale="a red circle stands still",
+    )
+
+
+def test_a_mismatch_leaves_unknown_defects_unknown():
+    changed = mismatch(Record("a.mp4", "a red circle", mos={"visual_quality": 4.0}), "a blue square")
+    assert changed.defects is None
+    assert changed.mos == {"visual_quality": 4.0, "text_alignment": 1.0}
+    assert changed.ratings == {"text_alignment": (1.0,)}
+
+
+@pytest.mark.parametrize("varied_share", [0.0, 1.0])
+def test_clips_of_the_world_are_its_items(varied_share):
+    clip, record = open_clips("world:test:5", PLAN, varied_share=varied_share)(3)
+    item = world_item("test", 3, seed=5, config=WorldConfig(varied=varied_share == 1))
+    assert record == item.record and record.video == "world:test/5/3"
+    assert np.array_equal(clip.frames, read_clip(item.frames, SAMPLING, times=item.times.tolist()).frames)
+
+
+def test_a_mismatched_clip_of_the_world_has_the_prompt_of_the_next():
+    clip, record = open_clips("world:test:5", PLAN, varied_share=0.0, mismatched_share=1.0)(3)
+    item = world_item("test", 3, seed=5)
+    assert record == mismatch(item.record, world_plan("test", 4, seed=5).prompt) != item.record
+    assert np.array_equal(clip.frames, read_clip(item.frames, SAMPLING, times=item.times.tolist()).frames)
+
+
+def test_an_unknown_split_is_refused():
+    with pytest.raises(ConfigError, match="world:SPLIT"):
+        open_clips("world:nowhere", PLAN, varied_share=0.0)
+
+
+def test_clips_of_a_file_lie_beside_it_or_in_the_world(tmp_path):
+    item = world_item("train", 7)
+    (tmp_path / "clips").mkdir()
+    write_clip(tmp_path / "clips" / "a.mp4", item.frames, fps=item.fps)
+    records = [
+        Record("clips/a.mp4", "a red circle"),
+        Record("world:train/0/7", "a blue square"),
+        Record("clips/none.mp4", "a ring"),
+    ]
+    write_records(tmp_path / "records.jsonl", records)
+    source = open_clips(str(tmp_path / "records.jsonl"), PLAN, varied_share=1.0)
+    stored = read_clip(tmp_path / "clips" / "a.mp4", SAMPLING).frames
+    shown = read_clip(item.frames, SAMPLING, times=item.times.tolist()).frames
+    for number, expected in ((0, stored), (1, shown), (3, stored)):
+        clip, record = source(number)
+        assert record == records[number % 3]
+        assert np.array_equal(clip.frames, expected)
+    assert not np.array_equal(stored, shown)
+    with pytest.raises(VideoError):
+        source(2)
+
+
+def test_a_mismatch_takes_the_next_prompt_that_differs(tmp_path):
+    prompts = ["a red circle", "A red circle.", "a red circle", "a ring", "a ring"]
+    records = [Record(f"world:train/0/{i}", prompt) for i, prompt in enumerate(prompts)]
+    write_records(tmp_path / "records.jsonl", records)
+    source = open_clips(str(tmp_path / "records.jsonl"), PLAN, varied_share=0.0, mismatched_share=1.0)
+    found = [source(number)[1] for number in range(6)]
+    others = ["a ring"] * 3 + ["a red circle"] * 2 + ["a ring"]
+    assert found == [mismatch(records[i % 5], other) for i, other in enumerate(others)]
+
+    write_records(tmp_path / "one.jsonl", records[:3])
+    source = open_clips(str(tmp_path / "one.jsonl"), PLAN, varied_share=0.0, mismatched_share=1.0)
+    assert [source(number)[1] for number in range(3)] == records[:3]
