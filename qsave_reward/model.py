@@ -82,7 +82,16 @@ class RewardModel:
             raise ConfigError(f"unknown device {device!r}: expected cpu, cuda, cuda:1 or the like") from error
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
         processor = QSaveProcessor.for_model(directory)
-        model: torch.nn.Module = AutoModelForImageTextToText.from_pretrained(directory, dtype=dtype)
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            directory, dtype=dtype, output_loading_info=True
+        )
+        model, found = loaded
+        if missing := sorted(found["missing_keys"]):
+            # Transformers would draw them at random and only warn.
+            raise ConfigError(
+                f"{directory} lacks {len(missing)} weights, such as {missing[0]}; it is damaged or not of "
+                "the architecture that its config.json names"
+            )
         return cls(
             use_fast_vision(model.to(device)), processor, metadata, name=str(name), batch_size=batch_size
         )

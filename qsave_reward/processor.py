@@ -101,14 +101,24 @@ class QSaveProcessor(ProcessorMixin):
 
     @classmethod
     def for_model(cls, name_or_path: str | Path) -> QSaveProcessor:
-        """Build from a checkpoint of any Qwen3-VL-like model: its tokenizer and its vision tower's sizes."""
-        vision = AutoConfig.from_pretrained(name_or_path).vision_config
+        """Build from a checkpoint of any Qwen3-VL-like model: its tokenizer and its vision tower's sizes.
+
+        Raises:
+            ConfigError: when there is no such checkpoint.
+        """
+        try:
+            vision = AutoConfig.from_pretrained(name_or_path).vision_config
+            tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+        except OSError as error:
+            raise ConfigError(
+                "expected a directory with a model or a hub id that can be reached, got "
+                f"{str(name_or_path)!r}: {error}"
+            ) from error
         if vision.temporal_patch_size != TEMPORAL_PATCH:
             raise ConfigError(
                 f"expected a vision tower that takes {TEMPORAL_PATCH} frames a patch, "
                 f"{name_or_path} takes {vision.temporal_patch_size}"
             )
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path)
         return cls(tokenizer, patch_size=vision.patch_size, merge_size=vision.spatial_merge_size)
 
     @property

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import WEIGHTS
+from safetensors.torch import load_file, save_file
 from transformers import Qwen3VLForConditionalGeneration
 
 from qsave_reward.errors import ConfigError, QSaveError, VideoError
@@ -180,6 +181,20 @@ def test_a_base_model_is_not_a_reward_model(tmp_path):
     (copy / "qsave.json").write_text("{")
     with pytest.raises(ConfigError, match="not valid JSON"):
         RewardModel.from_pretrained(copy)
+
+
+def test_a_checkpoint_with_a_weight_missing_is_not_filled_up_at_random(tmp_path):
+    copy = shutil.copytree(WEIGHTS, tmp_path / "copy")
+    weights = load_file(copy / "model.safetensors")
+    weights.pop("model.language_model.layers.1.mlp.up_proj.weight")
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"lacks 1 weights, such as .*layers\.1\.mlp\.up_proj"):
+        RewardModel.from_pretrained(copy)
+
+
+def test_no_model_at_a_path_is_said_before_training_starts(tmp_path):
+    with pytest.raises(ConfigError, match="expected a directory with a model"):
+        QSaveProcessor.for_model(tmp_path / "nothing")
 
 
 def test_slots_are_the_last_three_whatever_stands_before():
