@@ -1,0 +1,99 @@
+"""Scores of damaged clips against those of the clips as they are."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qsave_reward.types import DIMENSIONS, DimensionScore, Provenance, VideoScore
+from qsave_reward.video import read_clip
+from qsave_reward.world import world_item
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
+
+from known_defects import DEFECTS, DROPS, SEVERITIES, Drop, drops, measure, reduced, table, worse
+
+RECIPES = Path(__file__).parent.parent / "recipes" / "reward"
+EXAMPLES = RECIPES.parent.parent / "qsave_reward" / "examples"
+
+
+@pytest.fixture
+def clips():
+    items = [world_item("test", index) for index in range(3)]
+    return [read_clip(item.frames, times=item.times.tolist()) for item in items]
+
+
+class Motionmeter:
+    """A Scorer that likes smooth motion: few equal neighbours; and detail for the picture."""
+
+    def score_batch(self, videos, prompts, *, mode="direct", on_error="raise"):
+        cards = []
+        for clip in videos:
+            frames = clip.frames.astype(float)
+            alike = float(np.mean([np.array_equal(a, b) for a, b in zip(frames, frames[1:], strict=False)]))
+            share = {"dynamic_quality": 1 - alike, "visual_quality": 0.5, "text_alignment": 0.5}
+            rows = {d: DimensionScore.from_probs([1 - share[d], 0, 0, 0, share[d]]) for d in DIMENSIONS}
+            cards.append(VideoScore(rows, Provenance("fake", "0", "0", {})))
+        return cards
+
+
+def test_shares_and_means_are_those_of_the_right_dimension():
+    clean = np.array([[3.0, 5.0], [3.0, 4.0], [3.0, 3.0], [3.0, 2.0]])
+    found = drops(
+        clean,
+        {("blur", 0.5): np.array([2.0, 3.0, 4.0, 1.0]), ("freeze", 1.0): np.array([4.0, 3.0, 2.0, 1.0])},
+    )
+    assert found == [Drop("blur", 0.5, 0.625, 0.5, 4), Drop("freeze", 1.0, 1.0, 1.0, 4)]
+
+
+def test_frame_drops_hold_frames(clips):
+    numbers = np.arange(16, dtype=np.uint8)[:, None, None, None] * np.ones((1, 16, 16, 3), np.uint8)
+    clip = read_clip(numbers, fps=8.0)
+    shown = worse(clip, DROPS, 0.5).frames[:, 0, 0, 0].tolist()
+    assert shown == [0, 0, 0, 3, 3, 3, 6, 6, 6, 9, 9, 9, 12, 12, 12, 15]
+
+
+@pytest.mark.parametrize("label", DEFECTS)
+def test_every_defect_shows(clips, label):
+    for clip in clips:
+        damaged = worse(clip, label, 1.0)
+        assert damaged.times is clip.times and damaged.frames.shape == clip.frames.shape
+    assert any(np.any(worse(clip, label, 0.25).frames != clip.frames) for clip in clips)
+
+
+def test_a_scorer_that_sees_held_frames_only(clips):
+    found = {(d.label, d.severity): d for d in measure(Motionmeter(), clips, ["a red circle"] * 3)}
+    assert len(found) == len(DEFECTS) * len(SEVERITIES)
+    assert found["freeze", 1.0].fell == 1.0 and found["freeze", 1.0].mean > 1
+    assert found[DROPS, 1.0].fell == 1.0
+    assert found["blur", 1.0].fell == 0.5 and found["blur", 1.0].mean == 0
+
+
+def test_large_clips_are_reduced_and_keep_their_shape():
+    clip = read_clip(np.zeros((2, 600, 1200, 3), np.uint8), fps=8.0)
+    assert reduced(clip).frames.shape == (2, 256, 512, 3)
+    small = read_clip(np.zeros((2, 100, 120, 3), np.uint8), fps=8.0)
+    assert reduced(small) is small
+
+
+def test_the_table_has_a_row_for_each_defect():
+    found = [Drop(label, severity, 0.5, -0.25, 2) for label in DEFECTS for severity in SEVERITIES]
+    lines = table(found)
+    assert len(lines) == 2 + len(DEFECTS) and lines[2].count("0.50 (-0.25)") == len(SEVERITIES)
+
+
+def test_the_command_counts_what_it_cannot_read(tmp_path):
+    records = [{"video": str(EXAMPLES / "flicker.mp4"), "prompt": "a large red star loops around"}]
+    records.append({"video": "none.mp4", "prompt": "a red circle"})
+    (tmp_path / "clips.jsonl").write_text("\n".join(map(json.dumps, records)))
+    command = [sys.executable, RECIPES / "known_defects.py", "--data", tmp_path / "clips.jsonl"]
+    done = subprocess.run(
+        [*command, "--out", tmp_path / "out.json"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0 and "left out none.mp4" in done.stderr
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["clips"] == 1 and len(result["drops"]) == len(DEFECTS) * len(SEVERITIES)
+    assert done.stdout.splitlines()[0].startswith("| defect | severity 0.25")
