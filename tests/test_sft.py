@@ -78,28 +78,41 @@ def test_the_result_is_a_reward_model(trained):
     assert "rendered clips" in model.metadata.trained_on
 
 
-def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_ends(base, trained, tmp_path):
+def kill_after(command, checkpoint):
+    """Start a run and kill it, without a chance to clean up, as soon as it has written a checkpoint."""
     process = subprocess.Popen(
-        command(base, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     deadline = time.monotonic() + 200
-    while not (tmp_path / "checkpoint-2" / "trainer_state.json").exists():
+    while not (checkpoint / "trainer_state.json").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def assert_same_end(start, undisturbed, resumed, names):
+    """That two runs ended at the same weights, compared with the way they went.
+
+    Adam turns rounding noise in a vanishing gradient into a full step, so a few weights may differ; other
+    data or a fresh optimizer would move most of them elsewhere.
+    """
+    start, undisturbed, resumed = (
+        torch.cat([weights[name].flatten() for name in sorted(names)])
+        for weights in (start, undisturbed, resumed)
+    )
+    assert (undisturbed - resumed).norm() < 0.05 * (undisturbed - start).norm()
+
+
+def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_ends(base, trained, tmp_path):
+    kill_after(command(base, tmp_path), tmp_path / "checkpoint-2")
     assert not (tmp_path / "qsave.json").exists()
     # What a kill in the middle of saving leaves behind: a later checkpoint without its last file.
     (tmp_path / "checkpoint-9").mkdir()
     log = run(base, tmp_path)
     assert log.count("loss_text") <= 2, "the run started again instead of going on"
-    start, undisturbed, resumed = (
-        torch.cat([weights.flatten() for _, weights in sorted(load_file(d / "model.safetensors").items())])
-        for d in (base, trained[0], tmp_path)
-    )
-    # Adam turns rounding noise in a vanishing gradient into a full step, so a few weights may differ; other
-    # data or a fresh optimizer would move most of them elsewhere.
-    assert (undisturbed - resumed).norm() < 0.05 * (undisturbed - start).norm()
+    start, undisturbed, resumed = (load_file(d / "model.safetensors") for d in (base, trained[0], tmp_path))
+    assert_same_end(start, undisturbed, resumed, start)
 
 
 def test_accumulated_batches_are_averaged(base, tmp_path):
@@ -143,25 +156,11 @@ def test_the_vision_tower_alone_can_be_taught_and_a_killed_run_goes_on(base, tmp
     tower = {name for name in before if name.startswith("model.visual.") and "deepstack" not in name}
     assert moved == tower  # what feeds the language model's later layers is not classified from
 
-    process = subprocess.Popen(
-        vision_command(base, twice),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 200
-    while not (twice / "checkpoint-1" / "trainer_state.json").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_after(vision_command(base, twice), twice / "checkpoint-1")
     assert not (twice / "model.safetensors").exists()
     subprocess.run(vision_command(base, twice), check=True, timeout=200)
     resumed = load_file(twice / "model.safetensors")
-    start, undisturbed, again = (
-        torch.cat([weights[name].flatten() for name in sorted(tower)]) for weights in (before, after, resumed)
-    )
-    assert (undisturbed - again).norm() < 0.05 * (undisturbed - start).norm()
+    assert_same_end(before, after, resumed, tower)
 
 
 def test_patch_filters_see_all_kinds_of_change_about_equally(base):

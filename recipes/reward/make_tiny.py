@@ -31,6 +31,8 @@ PRETOKENIZE = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+MERGE_SIZE = 2
+"""Patches of a token in each direction."""
 LOCALITY = 3.0
 """How much less a patch's neighbour counts than the patch itself, in units of the attention logits."""
 
@@ -110,7 +112,6 @@ def make_model(
                 "mrope_interleaved": True,
             },
             "tie_word_embeddings": True,
-            "initializer_range": args.init_std,
             "pad_token_id": tokenizer.pad_token_id,
             "eos_token_id": tokenizer.eos_token_id,
         },
@@ -118,14 +119,14 @@ def make_model(
             "depth": args.vision_layers,
             "hidden_size": args.vision_hidden,
             "intermediate_size": 4 * args.vision_hidden,
-            "num_heads": args.vision_heads or args.vision_hidden // 32,
+            "num_heads": args.vision_hidden // 32,
             "patch_size": args.patch_size,
-            "spatial_merge_size": args.merge_size,
+            "spatial_merge_size": MERGE_SIZE,
             "temporal_patch_size": 2,
             "out_hidden_size": args.hidden,
             "num_position_embeddings": 256,
-            "deepstack_visual_indexes": [args.vision_layers // 2] if args.deepstack else [],
-            "initializer_range": args.init_std,
+            "deepstack_visual_indexes": [args.vision_layers // 2],
+            "initializer_range": 0.06,
         },
         image_token_id=ids("<|image_pad|>"),
         video_token_id=ids("<|video_pad|>"),
@@ -142,7 +143,7 @@ def sample_patches(patch_size: int, n: int) -> torch.Tensor:
     for index in range(n):
         pair = torch.from_numpy(world_item("train", index, seed=2).frames[index % 15 :][:2])
         small = pair.view(2, 64, 2, 64, 2, 3).float().mean(dim=(2, 4)).round().to(torch.uint8)
-        rows += [patchify(pair, patch_size, 2), patchify(small, patch_size, 2)]
+        rows += [patchify(pair, patch_size, MERGE_SIZE), patchify(small, patch_size, MERGE_SIZE)]
     return normalize(torch.cat(rows)).double()
 
 
@@ -224,11 +225,6 @@ def main() -> None:
     parser.add_argument("--vision-hidden", type=int, default=192)
     parser.add_argument("--vision-layers", type=int, default=4)
     parser.add_argument("--patch-size", type=int, default=16)
-    parser.add_argument("--deepstack", type=int, default=1)
-    parser.add_argument("--merge-size", type=int, default=2, help="patches of a token in each direction")
-    parser.add_argument("--vision-heads", type=int, default=None)
-    # The 0.02 of large models keeps a narrow one almost linear, so that it is slow to see noise or flicker.
-    parser.add_argument("--init-std", type=float, default=0.06)
     parser.add_argument("--vocab-size", type=int, default=1024)
     parser.add_argument(
         "--corpus", type=int, default=20_000, help="world prompts that the tokenizer is trained on"
