@@ -140,9 +140,10 @@ def test_a_run_goes_on_and_its_records_can_be_read_from_elsewhere(tmp_path, monk
         keep_reasons.main()
         return json.loads(count.read_text()), json.loads(capsys.readouterr().out)
 
-    state, shown = run(1)
-    assert (state["tried"], state["unreadable"], state["kept"], shown["kept_share"]) == (1, 1, 0, 0.0)
-    assert not out.exists()
+    with pytest.raises(ConfigError, match=r"kept none of 1 answers \(1 clips or answers not readable\)"):
+        run(1)
+    state = json.loads(count.read_text())
+    assert (state["tried"], state["unreadable"], state["kept"]) == (1, 1, 0) and not out.exists()
     state, shown = run(10)
     assert state["tried"] == 3 and state["kept"] + state["unreadable"] == 3 and state["unreadable"] >= 1
     assert shown == {**state, "kept_share": state["kept"] / 3}

@@ -25,7 +25,9 @@ RECIPES = ROOT / "recipes" / "reward"
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     out = tmp_path_factory.mktemp("base")
-    sizes = "--hidden 32 --layers 2 --heads 1 --vision-hidden 32 --vision-layers 1 --corpus 500"
+    sizes = (
+        "--hidden 32 --layers 2 --heads 1 --vision-hidden 32 --vision-layers 1 --corpus 500 --patch-clips 40"
+    )
     subprocess.run(
         [sys.executable, RECIPES / "make_tiny.py", "--out", out, *sizes.split()], check=True, timeout=120
     )
