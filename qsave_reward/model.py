@@ -265,6 +265,7 @@ class RewardModel:
         written: torch.Tensor = self.model.generate(
             **inputs,
             do_sample=False,
+            use_cache=True,  # trainers save a configuration that says no
             max_new_tokens=MAX_ANSWER_TOKENS,
             pad_token_id=self.processor.tokenizer.pad_token_id,
         )

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# SFT, GRPO, SFT on kept reasons, each followed by an evaluation, and one table at the end.
+# SFT, GRPO, SFT on kept reasons, each followed by an evaluation, and one table on the standard output.
 #
 #   recipes/reward/three_stages.sh configs/reward/tiny outputs/three_stages
 #   LAUNCH="accelerate launch --config_file configs/accelerate/zero2.yaml" recipes/reward/three_stages.sh ...
@@ -25,7 +25,7 @@ train() {
     shift 2
     if [ ! -e "$out/$stage/qsave.json" ]; then
         echo "== $stage" >&2
-        $launch "$recipes/$script" --config "$config/$stage.yaml" --output_dir "$out/$stage" "$@"
+        $launch "$recipes/$script" --config "$config/$stage.yaml" --output_dir "$out/$stage" "$@" >&2
     fi
 }
 
@@ -51,7 +51,7 @@ evaluate 2_grpo
 if [ ! -e "$out/3_sft/qsave.json" ]; then
     echo "== reasons of 2_grpo that people agree with" >&2
     python "$recipes/keep_reasons.py" --model "$out/2_grpo" --data "$KEEP_DATA" --n "$KEEP_TRIES" \
-        --margin "$KEEP_MARGIN" --out "$out/kept.jsonl"
+        --margin "$KEEP_MARGIN" --out "$out/kept.jsonl" >&2
 fi
 train 3_sft sft.py --model_name_or_path "$out/2_grpo" --data "$out/kept.jsonl"
 evaluate 3_sft
