@@ -23,11 +23,8 @@ def write_clips(folder: Path) -> list[str]:
     return paths
 
 
-def fake_command(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
-    """Runs `qsave` with a fake model; returns exit code, standard output, standard error."""
-    model = FakeModel()
-    monkeypatch.setattr(cli, "_load", lambda name, device: model)
-    monkeypatch.setenv("COLUMNS", "80")
+def command(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Runs `qsave`; returns exit code, standard output, standard error."""
 
     def run(*args: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["qsave", *args])
@@ -36,5 +33,14 @@ def fake_command(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
         out, err = capsys.readouterr()
         return caught.value.code or 0, out, err
 
+    return run
+
+
+def fake_command(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Runs `qsave` with a fake model, `run.model`."""
+    model = FakeModel()
+    monkeypatch.setattr(cli, "_load", lambda name, device: model)
+    monkeypatch.setenv("COLUMNS", "80")
+    run = command(monkeypatch, capsys)
     run.model = model
     return run

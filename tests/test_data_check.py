@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_cases import command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from list_files import lines, table, write
 
-from qsave_reward import cli
 from qsave_reward.data import read_records
 from qsave_reward.data_check import KINDS, check_data, scan_files
 from qsave_reward.errors import ConfigError
@@ -34,14 +33,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def qsave(monkeypatch, capsys):
-    def run(*args: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["qsave", *args])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return run
+    return command(monkeypatch, capsys)
 
 
 def check(*paths: str) -> list[tuple[str, str, int | None]]:

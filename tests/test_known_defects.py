@@ -56,6 +56,22 @@ def test_frame_drops_hold_frames(clips):
     assert shown == [0, 0, 0, 3, 3, 3, 6, 6, 6, 9, 9, 9, 12, 12, 12, 15]
 
 
+def test_a_freeze_is_longer_the_more_severe_it_is_and_a_jump_goes_there_and_back():
+    # A square that moves one pixel a frame.
+    frames = np.zeros((16, 64, 64, 3), np.uint8)
+    for k in range(16):
+        frames[k, 20:30, 10 + k : 20 + k] = 200
+    clip = read_clip(frames, fps=8.0)
+
+    def held(severity):
+        shown = worse(clip, "freeze", severity).frames
+        return sum(np.array_equal(a, b) for a, b in zip(shown, shown[1:], strict=False))
+
+    assert 0 < held(0.25) < held(0.5) < held(1.0) < 15
+    moved = [not np.array_equal(a, b) for a, b in zip(worse(clip, "jump", 1.0).frames, frames, strict=True)]
+    assert any(moved) and not moved[0] and not moved[-1]
+
+
 @pytest.mark.parametrize("label", DEFECTS)
 def test_every_defect_shows(clips, label):
     for clip in clips:

@@ -69,7 +69,8 @@ def try_clips(
     for number in numbers:
         try:
             pairs.append(source(number))
-        except VideoError:
+        except VideoError as error:
+            print(f"left out: {error}", file=sys.stderr)
             unreadable += 1
     clips, prompts = [clip for clip, _ in pairs], [record.prompt for _, record in pairs]
     kept = []

@@ -26,7 +26,7 @@ from qsave_reward.model import RewardModel
 from qsave_reward.terminal import progress_bar
 from qsave_reward.types import Defect, Record, Scorer
 from qsave_reward.video import Clip
-from qsave_reward.world.defects import LABELS, degrade
+from qsave_reward.world.defects import LABELS, degrade, draw_span
 
 SEVERITIES = (0.25, 0.5, 0.75, 1.0)
 DROPS = "frame drops"
@@ -56,13 +56,20 @@ class Drop:
 
 
 def worse(clip: Clip, label: str, severity: float) -> Clip:
-    """The clip with one defect over its whole length; the same random draws for every severity."""
+    """The clip with one defect; the same random draws for every severity.
+
+    A freeze is longer the more severe it is, and a jump goes there and back, as in the world; the others last
+    for the whole clip.
+    """
     frames = clip.frames
     if label == DROPS:
         hold = 1 + round(4 * severity)
         frames = frames[np.arange(len(frames)) // hold * hold]
     else:
-        defect = Defect(DEFECTS[label], label, severity)
+        span: tuple[float | None, float | None] = (None, None)
+        if label in ("freeze", "jump"):
+            span = draw_span(np.random.Generator(np.random.PCG64(0)), label, severity, clip.times)
+        defect = Defect(DEFECTS[label], label, severity, *span)
         frames = degrade(frames, clip.times, [defect], np.random.Generator(np.random.PCG64(0)))
     return replace(clip, frames=frames)
 
@@ -96,16 +103,17 @@ def drops(clean: NDArray[np.float64], damaged: Mapping[tuple[str, float], NDArra
 def measure(scorer: Scorer, clips: Sequence[Clip], prompts: Sequence[str]) -> list[Drop]:
     """Score every clip as it is and with every defect at every severity."""
 
-    def scores(batch: Sequence[Clip], dimension: str) -> NDArray[np.float64]:
+    def scores(batch: Sequence[Clip], *dimensions: str) -> NDArray[np.float64]:
         cards = scorer.score_batch(batch, prompts)
-        return np.array([card.scores[dimension].mean for card in cards])
+        return np.array([[card.scores[dimension].mean for dimension in dimensions] for card in cards])
 
-    reference = np.stack([scores(clips, name) for name in JUDGED], axis=1)
+    reference = scores(clips, *JUDGED)
     todo = [(label, severity) for label in DEFECTS for severity in SEVERITIES]
     damaged = {}
     with progress_bar(len(todo), "scoring") as advance:
         for label, severity in todo:
-            damaged[label, severity] = scores([worse(c, label, severity) for c in clips], DEFECTS[label])
+            batch = [worse(clip, label, severity) for clip in clips]
+            damaged[label, severity] = scores(batch, DEFECTS[label])[:, 0]
             advance(1)
     return drops(reference, damaged)
 
