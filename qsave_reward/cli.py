@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qsave_reward import data_command
+from qsave_reward import command_options, data_command
+from qsave_reward.command_options import Device, JsonFlag, Model, check_target
 from qsave_reward.errors import ConfigError, QSaveError
 
 if TYPE_CHECKING:
@@ -61,9 +62,6 @@ class Split(str, Enum):
     test = "test"
 
 
-JsonFlag = Annotated[bool, typer.Option("--json", help="Machine output on standard output.")]
-Model = Annotated[str, typer.Option(help="'tiny' (bundled), a checkpoint directory or a hub id.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: a GPU if there is one.")]
 SCORING = ("model", "mode", "limit", "attribution_limit", "part", "device", "batch_size")
 """Options of `qsave eval` that mean nothing for --predictions."""
 
@@ -93,7 +91,7 @@ def score(
         raise typer.BadParameter(f"expected 0 < fps <= 1000, got {fps}", param_hint="--fps")
     requests = _requests(files or [], prompt, jsonl)
     if html is not None:
-        _check_target(html)
+        check_target(html)
     from rich.console import Console
 
     from qsave_reward.report import Report
@@ -101,7 +99,7 @@ def score(
     from qsave_reward.slowfast import plan_chunks
     from qsave_reward.terminal import progress_bar
 
-    scorer = _load(model, device)
+    scorer = command_options.load_model(model, device)
     report, console, failed = Report(), Console(), 0
     results = score_jobs(
         scorer,
@@ -191,7 +189,7 @@ def evaluate_scorer(
     if predictions and told:
         raise typer.BadParameter(f"--predictions are scored already; leave out --{', --'.join(told)}")
     if html is not None:
-        _check_target(html)
+        check_target(html)
     from rich.console import Console
 
     from qsave_reward.data import make_folder
@@ -204,7 +202,7 @@ def evaluate_scorer(
         loaded = load_data(data, limit=limit, part=parse_part(part))
         if out is not None:
             make_folder(out)
-        scorer = _load(model, device)
+        scorer = command_options.load_model(model, device)
         with progress_bar(len(loaded.indices), "scoring") as advance:
             judge = partial(evaluate, batch_size=batch_size, attribution_limit=attribution_limit)
             evaluation = judge(scorer, loaded, mode=mode.value, progress=advance)
@@ -276,25 +274,3 @@ def _show(scored: Scored, scorer: RewardModel, *, console: Console, as_json: boo
         typer.echo(json.dumps(score_row(scored, asdict(scorer.provenance), reasoning=reasoning)))
     else:
         console.print(score_card(scored, reasoning=reasoning))
-
-
-def _check_target(html: str) -> None:
-    """Refuse before the work is done what could not be written after it."""
-    folder = os.path.dirname(os.path.realpath(html))
-    if os.path.isdir(html) or not os.access(folder, os.W_OK):
-        raise ConfigError(f"cannot write {html!r}: expected a file name in an existing folder")
-
-
-def _load(name: str, device: str | None) -> RewardModel:
-    """Load a model, quietly."""
-    import torch
-    from transformers.utils import logging
-
-    from qsave_reward.model import RewardModel
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return RewardModel.from_pretrained(name, device=device)

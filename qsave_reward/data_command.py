@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qsave_reward.command_options import JsonFlag
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.text import Text
@@ -29,7 +31,7 @@ def check(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE", help="JSONL or Parquet files of records; each is a split.")
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Machine output on standard output.")] = False,
+    as_json: JsonFlag = False,
     skip_clips: Annotated[
         bool, typer.Option("--skip-clips", help="See whether the clips exist; read none of them.")
     ] = False,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fake_model import FakeModel
 
-from qsave_reward import cli
+from qsave_reward import cli, command_options
 from qsave_reward.video import write_clip
 
 
@@ -39,7 +39,7 @@ def command(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
 def fake_command(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
     """Runs `qsave` with a fake model, `run.model`."""
     model = FakeModel()
-    monkeypatch.setattr(cli, "_load", lambda name, device: model)
+    monkeypatch.setattr(command_options, "load_model", lambda name, device: model)
     monkeypatch.setenv("COLUMNS", "80")
     run = command(monkeypatch, capsys)
     run.model = model

@@ -15,7 +15,7 @@ import pytest
 from cli_cases import fake_command, write_clips
 from fake_model import FakeModel
 
-from qsave_reward import cli
+from qsave_reward import command_options
 from qsave_reward.errors import ConfigError
 
 TESTS = Path(__file__).parent
@@ -152,7 +152,7 @@ def test_wrong_use_is_exit_2_with_a_message_and_no_output(
 @pytest.mark.parametrize("device", ["toaster", "cuda:99", "meta:x"])
 def test_a_device_that_is_not_there_is_a_typed_error(device) -> None:
     with pytest.raises(ConfigError, match=f"device '{device}' cannot be used"):
-        cli._load("tiny", device)
+        command_options.load_model("tiny", device)
 
 
 def test_cards_for_people_fit_the_width_and_show_text_as_it_is(qsave, clips, tmp_path) -> None:
@@ -192,8 +192,8 @@ def test_fps_overrules_the_file(qsave, clips, tmp_path) -> None:
 
 def in_shell(*args: str, script: str = "", **options) -> subprocess.Popen:
     """`qsave` with the fake model in a process of its own."""
-    code = "import sys; from fake_model import FakeModel; from qsave_reward import cli\n"
-    code += f"cli._load = lambda name, device: FakeModel()\n{script}\ncli.main()"
+    code = "import sys; from fake_model import FakeModel; from qsave_reward import cli, command_options\n"
+    code += f"command_options.load_model = lambda name, device: FakeModel()\n{script}\ncli.main()"
     env = {**os.environ, "PYTHONPATH": f"{TESTS}{os.pathsep}{TESTS.parent}"}
     return subprocess.Popen([sys.executable, "-c", code, *args], text=True, env=env, **options)
 

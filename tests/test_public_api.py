@@ -21,7 +21,7 @@ LAYERS = [
     ["config", "grading", "world", "checkpoint"],
     ["slots", "processor", "fast_vision", "model", "supervision"],
     ["scoring", "evaluate", "media", "report", "doctor"],
-    ["terminal", "data_command", "cli"],
+    ["terminal", "command_options", "data_command", "cli"],
 ]
 
 

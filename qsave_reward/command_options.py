@@ -1,0 +1,39 @@
+"""Options and loading shared by the `qsave` commands."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qsave_reward.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qsave_reward.model import RewardModel
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Machine output on standard output.")]
+Model = Annotated[str, typer.Option(help="'tiny' (bundled), a checkpoint directory or a hub id.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: a GPU if there is one.")]
+
+
+def load_model(name: str, device: str | None) -> RewardModel:
+    """Load a model, quietly."""
+    import torch
+    from transformers.utils import logging
+
+    from qsave_reward.model import RewardModel
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return RewardModel.from_pretrained(name, device=device)
+
+
+def check_target(path: str) -> None:
+    """Refuse before the work is done what could not be written after it."""
+    folder = os.path.dirname(os.path.realpath(path))
+    if os.path.isdir(path) or not os.access(folder, os.W_OK):
+        raise ConfigError(f"cannot write {path!r}: expected a file name in an existing folder")
