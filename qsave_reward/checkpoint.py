@@ -17,6 +17,7 @@ from typing import Any
 from qsave_reward.errors import ConfigError
 from qsave_reward.prompt import PROMPT_VERSION
 from qsave_reward.slowfast import FramePlan
+from qsave_reward.types import Provenance
 
 METADATA_FILE = "qsave.json"
 BUNDLED = {"tiny": Path(__file__).parent / "weights" / "tiny"}
@@ -41,6 +42,10 @@ class Metadata:
     prompt_version: str
     trained_on: str
     prompt_words: frozenset[str] | None = None
+
+    def provenance(self, name: str) -> Provenance:
+        """What scores of a model with this metadata carry; `name` is what it was loaded by."""
+        return Provenance(name, self.revision, self.prompt_version, asdict(self.frame_plan))
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Words of `prompt` that never occurred in training, sorted."""

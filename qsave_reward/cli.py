@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qsave_reward import command_options, data_command
+from qsave_reward import command_options, data_command, selection_command, serve_command
 from qsave_reward.command_options import Device, JsonFlag, Model, check_target
 from qsave_reward.errors import ConfigError, QSaveError
 
@@ -38,6 +38,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_command.app)
+app.command()(serve_command.serve)
 
 
 class Decoder(str, Enum):
@@ -237,11 +238,18 @@ def doctor(as_json: JsonFlag = False) -> None:
         raise typer.Exit(1)
 
 
+app.command()(selection_command.rank)
+app.command("filter")(selection_command.filter_set)
+
+
 def main() -> None:
     """Entry point: expected errors become one line on standard error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    # Before torch is imported: threads that spin while they wait for one another make scoring on a CPU a
+    # hundred times as slow as soon as another process wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app()
     except QSaveError as error:

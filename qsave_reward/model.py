@@ -11,8 +11,10 @@ never change the direct score.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from qsave_reward.processor import QSaveProcessor, resize_chunks
 from qsave_reward.prompt import direct_answer, parse_report
 from qsave_reward.slots import slot_positions, slot_token_ids
 from qsave_reward.slowfast import FramePlan, plan_chunks
-from qsave_reward.types import DIMENSIONS, DimensionScore, Mode, OnError, Provenance, VideoScore
+from qsave_reward.types import DIMENSIONS, DimensionScore, Mode, OnError, VideoScore
 from qsave_reward.video import Clip, Sampling, read_clip
 
 MAX_ANSWER_TOKENS = 384
@@ -48,9 +50,9 @@ class RewardModel:
         self.processor = processor
         self.metadata = metadata
         self.batch_size = batch_size
-        self.provenance = Provenance(
-            name, metadata.revision, metadata.prompt_version, asdict(metadata.frame_plan)
-        )
+        # Forward passes of several threads take turns, so that one thread's preparation overlaps them.
+        self._forward = threading.Lock()
+        self.provenance = metadata.provenance(name)
         self.level_ids, placeholder = slot_token_ids(processor.tokenizer)
         self._slot_ids = torch.tensor([*self.level_ids, placeholder])
 
@@ -95,6 +97,11 @@ class RewardModel:
         return cls(
             use_fast_vision(model.to(device)), processor, metadata, name=str(name), batch_size=batch_size
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as name, device, dtype and batch size; the other side loads the weights anew."""
+        options = {"device": self.model.device, "dtype": self.model.dtype, "batch_size": self.batch_size}
+        return partial(RewardModel.from_pretrained, self.provenance.model, **options), ()
 
     @property
     def frame_plan(self) -> FramePlan:
@@ -172,7 +179,8 @@ class RewardModel:
             failed = next((item for item in items if isinstance(item, QSaveError)), None)
             if failed is not None and on_error == "raise":
                 raise failed
-            judged = iter(judge([item for item in items if not isinstance(item, QSaveError)]))
+            with self._forward:
+                judged = iter(judge([item for item in items if not isinstance(item, QSaveError)]))
             cards += [item if isinstance(item, QSaveError) else next(judged) for item in items]
         return cards
 

@@ -1,8 +1,12 @@
 """Fixtures shared by the tests: the bundled model, and untrained models of the same shape."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # spinning threads starve where cores are shared
+
 import torch
 
 WEIGHTS = Path(__file__).parent.parent / "qsave_reward" / "weights" / "tiny"

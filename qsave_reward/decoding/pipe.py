@@ -34,7 +34,7 @@ def _wait(fd: int, event: int, deadline: float | None) -> None:
         raise TimeoutError
 
 
-def _write(fd: int, data: Any, deadline: float | None) -> None:
+def write(fd: int, data: Any, deadline: float | None) -> None:
     view = memoryview(data).cast("B")
     while view:
         _wait(fd, select.POLLOUT, deadline)
@@ -53,8 +53,8 @@ def fill(fd: int, buffer: Any, deadline: float | None) -> None:
 
 def send(fd: int, header: dict[str, Any], data: Any = b"", *, deadline: float | None = None) -> None:
     text = json.dumps(header, default=lambda scalar: scalar.item()).encode()  # NumPy's numbers
-    _write(fd, len(text).to_bytes(4, "big") + text, deadline)
-    _write(fd, data, deadline)
+    write(fd, len(text).to_bytes(4, "big") + text, deadline)
+    write(fd, data, deadline)
 
 
 def receive(fd: int, *, deadline: float | None = None) -> dict[str, Any]:

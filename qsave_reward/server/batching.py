@@ -1,0 +1,230 @@
+"""Clips wait in one queue; each replica takes as many as fill a forward pass.
+
+A batch holds clips of one mode up to a budget of visual tokens. It leaves when the budget is full or when its
+first clip has waited for the window, whichever is earlier. A batch that fails is halved until the clip to
+blame stands alone: the others get their scores.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from qsave_reward.errors import QSaveError, ServerError
+from qsave_reward.server.meters import Meters
+from qsave_reward.server.settings import Settings
+from qsave_reward.slowfast import FramePlan, chunk_grids
+from qsave_reward.types import VideoScore
+from qsave_reward.video import Clip
+from qsave_reward.wire import WireMode
+
+_log = logging.getLogger(__name__)
+
+BATCHES_AT_ONCE = 2
+"""Batches a replica works on: one is prepared while the other is in its forward pass."""
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One clip on its way to a score."""
+
+    clip: Clip
+    prompt: str
+    mode: WireMode
+    deadline: float
+    arrived: float = field(default_factory=time.monotonic)
+    result: asyncio.Future[VideoScore | QSaveError] = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+
+def visual_tokens(clip: Clip, plan: FramePlan) -> int:
+    """Most visual tokens the plan may give to a clip."""
+    chunks = math.ceil(len(clip.times) / 2)
+    height, width = clip.frames.shape[1:3]
+    slow, _ = chunk_grids(height, width, chunks, 0, plan)
+    return chunks * math.prod(slow)
+
+
+class Batcher:
+    """The queue before the replicas. Everything but the scoring happens on the event loop."""
+
+    def __init__(self, replicas: Sequence[Any], plan: FramePlan, settings: Settings, meters: Meters) -> None:
+        self.replicas = replicas
+        self.plan = plan
+        self.settings = settings
+        self.meters = meters
+        self.waiting: deque[Ticket] = deque()
+        self.promised = 0
+        self.pace = 0.0  # clips scored a second, smoothed
+        self._arrival = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._threads = ThreadPoolExecutor(len(replicas) * BATCHES_AT_ONCE, thread_name_prefix="score")
+        self._loops: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to serve the queue; needs a running event loop."""
+        self._loops = [
+            asyncio.create_task(self._serve(replica))
+            for replica in self.replicas
+            for _ in range(BATCHES_AT_ONCE)
+        ]
+
+    async def close(self) -> None:
+        """Stop; what still waits gets a `ServerError`."""
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        while self.waiting:
+            _settle(self.waiting.popleft(), ServerError("the server is shutting down", code="shutting_down"))
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def reserve(self, count: int) -> None:
+        """Take `count` places in the queue, to be given back by `release`.
+
+        Raises:
+            ServerError: (`code="busy"`) when there are not that many.
+        """
+        if self.promised + count > self.settings.max_queue:
+            self.meters.refused.labels("busy").inc(count)
+            raise ServerError(
+                f"{self.promised} of {self.settings.max_queue} places are taken; try again in "
+                f"{self.retry_after()} s",
+                code="busy",
+            )
+        self.promised += count
+        self.meters.queue.set(self.promised)
+
+    def release(self, count: int) -> None:
+        self.promised -= count
+        self.meters.queue.set(self.promised)
+
+    def retry_after(self) -> int:
+        """Seconds in which the clips at hand should be done, 1 to 60, by the measured pace."""
+        return min(60, max(1, math.ceil(self.promised / self.pace))) if self.pace else 1
+
+    def submit(self, ticket: Ticket) -> asyncio.Future[VideoScore | QSaveError]:
+        """Put a clip into the queue. Cancelling the future takes it out."""
+        self.waiting.append(ticket)
+        self._arrival.set()
+        return ticket.result
+
+    async def _serve(self, replica: Any) -> None:
+        while True:
+            async with self._turn:  # batches are filled one at a time, so that none is split between replicas
+                batch = await self._next_batch()
+            if batch:
+                await self._score(replica, batch)
+
+    async def _next_batch(self) -> list[Ticket]:
+        while not self._prune():
+            self._arrival.clear()
+            await self._arrival.wait()
+        leaves = self.waiting[0].arrived + self.settings.batch_window
+        while (wait := leaves - time.monotonic()) > 0 and not self._full():
+            self._arrival.clear()
+            try:
+                await asyncio.wait_for(self._arrival.wait(), wait)
+            except asyncio.TimeoutError:
+                break
+        return self._take()
+
+    def _prune(self) -> bool:
+        """Drop from the head of the queue what nobody waits for; whether something is left."""
+        while self.waiting and self.waiting[0].result.done():
+            self.waiting.popleft()
+        return bool(self.waiting)
+
+    def _full(self) -> bool:
+        budget = self.settings.batch_tokens
+        for ticket in self.waiting:
+            budget -= visual_tokens(ticket.clip, self.plan)
+            if budget <= 0:
+                return True
+        return False
+
+    def _take(self) -> list[Ticket]:
+        """The oldest clip and those of its mode behind it that fit beside it; the order of the rest stays."""
+        batch: list[Ticket] = []
+        left: deque[Ticket] = deque()
+        budget, now = self.settings.batch_tokens, time.monotonic()
+        while self.waiting:
+            ticket = self.waiting.popleft()
+            if ticket.result.done():
+                continue
+            if now > ticket.deadline:
+                _settle(ticket, too_late())
+                continue
+            cost = visual_tokens(ticket.clip, self.plan)
+            if not batch or (ticket.mode == batch[0].mode and cost <= budget):
+                budget -= cost
+                batch.append(ticket)
+                continue
+            left.append(ticket)
+            if cost > budget:
+                break
+        left.extend(self.waiting)
+        self.waiting = left
+        return batch
+
+    async def _score(self, replica: Any, batch: list[Ticket]) -> None:
+        tokens = sum(visual_tokens(ticket.clip, self.plan) for ticket in batch)
+        self.meters.batch.observe(len(batch))
+        self.meters.tokens.inc(tokens)
+        started = time.monotonic()
+        await self._try(replica, batch, retry=True)
+        seconds = time.monotonic() - started
+        self.meters.forward.observe(seconds)
+        pace = len(batch) / max(seconds, 1e-6) * len(self.replicas)
+        self.pace = pace if not self.pace else 0.8 * self.pace + 0.2 * pace
+
+    async def _try(self, replica: Any, batch: list[Ticket], *, retry: bool) -> None:
+        batch = [ticket for ticket in batch if not ticket.result.done()]
+        if not batch:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            results = await loop.run_in_executor(self._threads, judge, replica, batch)
+        except Exception as error:  # a fault of a library or a worker that died: not to be guessed at
+            _log.warning("a batch of %d failed: %r", len(batch), error)
+            self.meters.failed_batches.inc()
+            if len(batch) > 1:
+                middle = len(batch) // 2
+                await self._try(replica, batch[:middle], retry=True)
+                await self._try(replica, batch[middle:], retry=True)
+            elif retry:
+                await self._try(replica, batch, retry=False)
+            else:
+                _log.error("a clip could not be scored", exc_info=error)
+                _settle(batch[0], ServerError("scoring this clip failed twice", code="scoring_failed"))
+            return
+        for ticket, result in zip(batch, results, strict=True):
+            _settle(ticket, result)
+
+
+def judge(scorer: Any, batch: Sequence[Ticket]) -> list[VideoScore | QSaveError]:
+    """Score a batch of one mode."""
+    clips, prompts = [ticket.clip for ticket in batch], [ticket.prompt for ticket in batch]
+    mode = batch[0].mode
+    if mode == "explained":
+        explained: list[VideoScore | QSaveError] = scorer.explain_batch(clips, prompts, on_error="return")
+        return explained
+    scored: list[VideoScore | QSaveError] = scorer.score_batch(clips, prompts, mode=mode, on_error="return")
+    return scored
+
+
+def too_late() -> ServerError:
+    """The error of a clip whose time is over."""
+    return ServerError("the time for this clip was over before it was scored", code="timeout")
+
+
+def _settle(ticket: Ticket, result: VideoScore | QSaveError) -> None:
+    if not ticket.result.done():
+        ticket.result.set_result(result)

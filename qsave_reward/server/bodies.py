@@ -1,0 +1,81 @@
+"""Request bodies, bounded: each one in size and time, all together in bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.requests import Request
+
+from qsave_reward.errors import QSaveError
+from qsave_reward.server.meters import Meters
+from qsave_reward.server.settings import Settings
+
+
+class Refusal(QSaveError):
+    """A request that is answered with an HTTP status of its own before anything is scored."""
+
+    def __init__(self, status: int, code: str, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message, code=code)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class Bodies:
+    """Reads bodies and counts the bytes at hand."""
+
+    def __init__(self, settings: Settings, meters: Meters) -> None:
+        self.settings = settings
+        self.meters = meters
+        self.held = 0
+
+    @asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytearray]:
+        """The body of a request; its bytes count as held until the block is left.
+
+        Raises:
+            Refusal: 411 without a length, 413 beyond `max_body`, 429 beyond `max_bytes`, 408 when it does not
+                arrive in time, 400 when it ends early.
+        """
+        length = self._length(request)
+        self._hold(length)
+        try:
+            body = bytearray()
+            try:
+                await asyncio.wait_for(self._fill(request, body, length), self.settings.body_timeout)
+            except asyncio.TimeoutError:
+                raise Refusal(
+                    408,
+                    "slow_body",
+                    f"expected {length} bytes within {self.settings.body_timeout:g} s, got {len(body)}",
+                ) from None
+            if len(body) != length:
+                raise Refusal(400, "short_body", f"expected {length} bytes, got {len(body)}")
+            yield body
+        finally:
+            self._hold(-length)
+
+    def _length(self, request: Request) -> int:
+        given = request.headers.get("content-length", "")
+        if not (given.isascii() and given.isdigit()):
+            raise Refusal(411, "length_required", "expected a Content-Length; chunked bodies are not taken")
+        length = int(given)
+        if length > self.settings.max_body:
+            raise Refusal(
+                413, "body_too_large", f"expected at most {self.settings.max_body} bytes, got {length}"
+            )
+        if self.held + length > self.settings.max_bytes:
+            raise Refusal(429, "busy", f"{self.held} bytes of requests are at hand; try again", retry_after=1)
+        return length
+
+    def _hold(self, count: int) -> None:
+        self.held += count
+        self.meters.held.set(self.held)
+
+    @staticmethod
+    async def _fill(request: Request, body: bytearray, length: int) -> None:
+        async for block in request.stream():
+            body += block
+            if len(body) > length:
+                return
