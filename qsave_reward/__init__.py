@@ -17,14 +17,24 @@ from qsave_reward.errors import AnswerError, ConfigError, QSaveError, ServerErro
 from qsave_reward.types import DIMENSIONS, LEVELS, Defect, DimensionScore, Record, Scorer, VideoScore
 
 if TYPE_CHECKING:
+    from qsave_reward.best_of import best_of_n
+    from qsave_reward.calibration import Calibration
+    from qsave_reward.client import RewardClient
     from qsave_reward.model import RewardModel
+    from qsave_reward.reward import VideoReward
     from qsave_reward.video import Clip, read_clip
+    from qsave_reward.weighting import advantages
 
 __version__ = "0.1.0"
 
 _LAZY = {
-    "RewardModel": "qsave_reward.model",
+    "Calibration": "qsave_reward.calibration",
     "Clip": "qsave_reward.video",
+    "RewardClient": "qsave_reward.client",
+    "RewardModel": "qsave_reward.model",
+    "VideoReward": "qsave_reward.reward",
+    "advantages": "qsave_reward.weighting",
+    "best_of_n": "qsave_reward.best_of",
     "read_clip": "qsave_reward.video",
 }
 
@@ -32,17 +42,22 @@ __all__ = [
     "DIMENSIONS",
     "LEVELS",
     "AnswerError",
+    "Calibration",
     "Clip",
     "ConfigError",
     "Defect",
     "DimensionScore",
     "QSaveError",
     "Record",
+    "RewardClient",
     "RewardModel",
     "Scorer",
     "ServerError",
     "VideoError",
+    "VideoReward",
     "VideoScore",
+    "advantages",
+    "best_of_n",
     "read_clip",
 ]
 

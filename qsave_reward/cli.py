@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qsave_reward import command_options, data_command, selection_command, serve_command
+from qsave_reward import bench_command, command_options, data_command, selection_command, serve_command
 from qsave_reward.command_options import Device, JsonFlag, Model, check_target
 from qsave_reward.errors import ConfigError, QSaveError
+from qsave_reward.ray_command import RayOut, Workers, score_with_ray
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_command.app)
+app.add_typer(bench_command.app)
 app.command()(serve_command.serve)
 
 
@@ -84,6 +86,8 @@ def score(
     batch_size: Annotated[int, typer.Option(min=1, help="Clips read and scored at a time.")] = 4,
     fps: Annotated[float | None, typer.Option(help="Frame rate, to overrule what the files say.")] = None,
     decoder: Annotated[Decoder, typer.Option(help="decord is for trusted files only.")] = Decoder.pyav,
+    ray: RayOut = None,
+    workers: Workers = None,
 ) -> None:
     """Score clips: a report card each, in the order given. A clip that fails does not stop the others."""
     if explain and scores_only:
@@ -91,6 +95,12 @@ def score(
     if fps is not None and not 0 < fps <= 1000:
         raise typer.BadParameter(f"expected 0 < fps <= 1000, got {fps}", param_hint="--fps")
     requests = _requests(files or [], prompt, jsonl)
+    if ray is not None or workers is not None:
+        from qsave_reward.ray_scoring import How
+
+        how = How(not scores_only, explain, batch_size, fps, decoder.value)
+        places = {"out": ray, "html": html, "device": device}
+        return score_with_ray(requests, how, workers=workers, as_json=as_json, model=model, **places)
     if html is not None:
         check_target(html)
     from rich.console import Console

@@ -170,8 +170,11 @@ class RewardClient:
             ]
             return self._request(items, mode, deadline)
 
-        with ThreadPoolExecutor(min(self.connections, max(1, len(parts)))) as threads:
-            results = [result for part in threads.map(score_part, parts) for result in part]
+        if len(parts) == 1:
+            results = score_part(parts[0])
+        else:
+            with ThreadPoolExecutor(min(self.connections, max(1, len(parts)))) as threads:
+                results = [result for part in threads.map(score_part, parts) for result in part]
         failed = next((result for result in results if isinstance(result, QSaveError)), None)
         if failed is not None and on_error == "raise":
             raise failed

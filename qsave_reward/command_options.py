@@ -32,6 +32,11 @@ def load_model(name: str, device: str | None) -> RewardModel:
     return RewardModel.from_pretrained(name, device=device)
 
 
+def missing_extra(error: ImportError, extra: str) -> ConfigError:
+    """The error of a command whose optional packages are not installed."""
+    return ConfigError(f"this needs {error.name}: pip install 'qsave_reward[{extra}]'", code="missing_extra")
+
+
 def check_target(path: str) -> None:
     """Refuse before the work is done what could not be written after it."""
     folder = os.path.dirname(os.path.realpath(path))

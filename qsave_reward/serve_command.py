@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qsave_reward.command_options import Device, Model
+from qsave_reward.command_options import Device, Model, missing_extra
 from qsave_reward.errors import ConfigError
+from qsave_reward.ray_command import MaxReplicas, RayFlag, serve_with_ray
 
 if TYPE_CHECKING:
     from qsave_reward.server.worker import Worker
@@ -33,6 +34,9 @@ def serve(
     ] = None,
     batch_tokens: Annotated[int, typer.Option(min=1, help="Visual tokens of one forward pass.")] = 8192,
     max_queue: Annotated[int, typer.Option(min=1, help="Clips that may wait; more get 429.")] = 512,
+    ui: Annotated[bool, typer.Option("--ui", help="Also give a page for people, at /ui.")] = False,
+    ray: RayFlag = False,
+    max_replicas: MaxReplicas = None,
 ) -> None:
     """Serve scores over HTTP: POST /v1/score, /v1/rank; GET /ready, /v1/model, /metrics, /docs."""
     token = None if token_file is None else _read_token(token_file)
@@ -48,15 +52,26 @@ def serve(
 
         from qsave_reward.server.app import create_app
     except ImportError as error:
-        raise ConfigError(f"qsave serve needs {error.name}: pip install 'qsave_reward[serve]'") from error
+        raise missing_extra(error, "serve") from error
     from qsave_reward.server.settings import Settings
 
     settings = Settings(token=token, media_root=media_root, batch_tokens=batch_tokens, max_queue=max_queue)
+    if ray or max_replicas is not None:
+        if ui or not ray:
+            raise typer.BadParameter("--max-replicas needs --ray, which cannot have --ui")
+        counts = {"replicas": replicas, "max_replicas": max_replicas}
+        return serve_with_ray(settings, host=host, port=port, model=model, device=device, **counts)
     workers = _workers(model, device, replicas, settings.item_timeout)
     try:
+        app = create_app(workers, settings)
+        if ui:
+            from qsave_reward.checkpoint import find_checkpoint, read_metadata
+            from qsave_reward.server.page import add_page
+
+            add_page(app, trained_on=read_metadata(find_checkpoint(model)).trained_on)
         # Requests under way when SIGTERM comes are answered, for as long as a clip may take.
         uvicorn.run(
-            create_app(workers, settings),
+            app,
             host=host,
             port=port,
             log_level="info",

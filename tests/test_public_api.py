@@ -18,10 +18,12 @@ LAYERS = [
     ["errors", "types", "limits"],
     ["sampling", "frames", "decoding", "video", "metrics", "agreement", "prompt", "slowfast"],
     ["fields", "tables", "data", "entries", "preferences", "benchmarks", "data_scan", "data_check"],
+    ["results", "wire", "weighting", "ranking", "selection", "clip_list"],
     ["config", "grading", "world", "checkpoint"],
-    ["slots", "processor", "fast_vision", "model", "supervision"],
-    ["scoring", "evaluate", "media", "report", "doctor"],
-    ["terminal", "command_options", "data_command", "cli"],
+    ["slots", "processor", "fast_vision", "model", "supervision", "server_pool", "client"],
+    ["calibration", "reward", "adapters", "best_of"],
+    ["scoring", "score_log", "filtering", "evaluate", "media", "report", "doctor", "server", "ray_scoring"],
+    ["terminal", "command_options", "data_command", "selection_command", "serve_command", "cli"],
 ]
 
 
@@ -29,6 +31,7 @@ def test_public_names():
     assert sorted(qsave_reward.__all__) == sorted(
         [
             "AnswerError",
+            "Calibration",
             "Clip",
             "ConfigError",
             "DIMENSIONS",
@@ -37,11 +40,15 @@ def test_public_names():
             "LEVELS",
             "QSaveError",
             "Record",
+            "RewardClient",
             "RewardModel",
             "Scorer",
             "ServerError",
             "VideoError",
+            "VideoReward",
             "VideoScore",
+            "advantages",
+            "best_of_n",
             "read_clip",
         ]
     )

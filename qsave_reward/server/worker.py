@@ -142,7 +142,8 @@ class _Process:
             stdout=subprocess.PIPE,
             bufsize=0,
             start_new_session=True,  # Ctrl-C is the parent's to handle
-            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},  # spinning threads starve where cores are shared
+            # Threads that spin while they wait starve one another where cores are shared.
+            env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
         )
         assert self._child.stdin is not None and self._child.stdout is not None
         self.pid = self._child.pid
