@@ -135,6 +135,7 @@ def test_malformed_requests_are_typed(server):
         (body_of(Item(gray(1), "x"))[:-1], MEDIA_TYPE, 400),
         (b"{}", "application/json", 400),
         (b'{"items": [{"prompt": "x", "bytes": 0}]}', "application/json", 400),
+        (b'{"items": [{"prompt": "x", "path": "a"}]' + b" " * (1 << 20) + b"}", "application/json", 413),
         (b"x", "text/plain", 415),
         (b"x", "application/x-www-form-urlencoded", 415),
         (bytes(4_000_001), MEDIA_TYPE, 413),

@@ -11,12 +11,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from qsave_reward.errors import ConfigError, QSaveError, ServerError
@@ -68,6 +70,7 @@ class Service:
                 await asyncio.sleep(_WARM_UP_PAUSE)
         self.ready = True
         self.meters.ready.set(1)
+        _log.info("ready: model %s, revision %s", self.provenance.model, self.provenance.revision)
 
     async def close(self) -> None:
         self.ready = False
@@ -117,8 +120,10 @@ def create_app(scorers: Any, settings: Settings = _SETTINGS) -> FastAPI:
                 await warming
             await service.close()
 
-    app = FastAPI(
+    # The stock page for people, /docs, would load its scripts from elsewhere.
+    app = FastAPIOffline(
         title="qsave_reward",
+        version=version("qsave_reward"),
         description="Scores of AI-generated video: visual quality, dynamic quality, text alignment.",
         lifespan=lifespan,
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from qsave_reward.errors import QSaveError
 from qsave_reward.server.meters import Meters
@@ -75,7 +75,8 @@ class Bodies:
 
     @staticmethod
     async def _fill(request: Request, body: bytearray, length: int) -> None:
-        async for block in request.stream():
-            body += block
-            if len(body) > length:
-                return
+        with suppress(ClientDisconnect):  # what came of the body is too short, which is then said
+            async for block in request.stream():
+                body += block
+                if len(body) > length:
+                    return

@@ -27,6 +27,8 @@ Mode = Annotated[wire.WireMode, Query(description="Of an encoded file: direct, r
 Prompt = Annotated[
     str, Query(max_length=wire.MAX_PROMPT, description="Of an encoded file: the text it was generated from.")
 ]
+_PRINT_BYTES = 1 << 16
+"""Of a body, so many bytes tell it from another one with the same request id: header and first pixels."""
 Weight = Annotated[float, Query(ge=0, le=1e6, description="Weight of this dimension in the ranking.")]
 
 
@@ -102,6 +104,8 @@ def parse(request: Request, body: bytearray, prompt: str, mode: wire.WireMode) -
     if kind == wire.MEDIA_TYPE:
         return wire.decode_request(body)
     if kind == "application/json":
+        if len(body) > wire.MAX_HEADER:
+            raise Refusal(413, "body_too_large", f"expected JSON of at most {wire.MAX_HEADER} bytes")
         wanted = wire.request_from_header(wire.read_json(body))
         if not all(isinstance(item.video, wire.WirePath) for item in wanted.items):
             raise Refusal(400, "bad_request", f"JSON carries paths only; frames and files: {wire.MEDIA_TYPE}")
@@ -125,7 +129,7 @@ async def answer(
     """
     if not service.ready:
         raise Refusal(503, "not_ready", "the model is being loaded", retry_after=2)
-    fingerprint = "" if wanted.request_id is None else f"{len(body)} {zlib.crc32(body)}"
+    fingerprint = f"{len(body)} {zlib.crc32(memoryview(body)[:_PRINT_BYTES])}"
     work = asyncio.create_task(service.engine.results(wanted, fingerprint))
     gone = asyncio.create_task(_hung_up(request))
     try:

@@ -238,9 +238,11 @@ def main(options: dict[str, Any]) -> None:
     os.dup2(2, 1)  # what a library prints must not run into the protocol
 
     import torch
+    from transformers.utils import logging
 
     from qsave_reward.model import RewardModel
 
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
     try:
