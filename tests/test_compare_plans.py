@@ -18,10 +18,11 @@ from qsave_reward.slowfast import FramePlan
 from qsave_reward.video import Sampling, read_clip
 from qsave_reward.world import world_item
 
-RECIPES = Path(__file__).parent.parent / "recipes" / "reward"
-sys.path.insert(0, str(RECIPES))
+sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 
 import compare_plans as plans
+
+RECIPES = Path(__file__).parent.parent / "recipes" / "reward"
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@
     python recipes/reward/compare_plans.py --config configs/reward/tiny/1_sft.yaml --start tiny \
         --out outputs/plans --plans slowfast:128 uniform:128 all_slow:128 slowfast:96 slowfast:64
 
-Every plan starts from the same checkpoint and sees the same clips in the same order; what differs is how frames
-become chunks. A plan that was trained and evaluated already is not done again. The first plan is the one the
-others are compared with, clip by clip.
+Every plan starts from the same checkpoint and sees the same clips in the same order; what differs is how
+frames become chunks. A plan that was trained and evaluated already is not done again. The first plan is the
+one the others are compared with, clip by clip.
 """
 
 from __future__ import annotations
