@@ -11,7 +11,7 @@ from qsave_reward.errors import ConfigError, VideoError
 from qsave_reward.slowfast import FramePlan
 from qsave_reward.types import DIMENSIONS, Defect, Record
 from qsave_reward.video import Sampling, read_clip, write_clip
-from qsave_reward.world import WorldConfig, world_item, world_plan
+from qsave_reward.world import WorldConfig, render_plan, world_item, world_plan
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 
@@ -29,6 +29,17 @@ RECORD = Record(
     defects=(BLUR, Defect("text_alignment", "wrong color", 0.5)),
     rationale="a red circle stands still",
 )
+
+
+def test_real_clips_become_backgrounds_of_some():
+    films = str(Path(__file__).parent.parent / "qsave_reward" / "examples")
+    plain = open_clips("world:train:5", PLAN, varied_share=0.0)
+    filmed = open_clips("world:train:5", PLAN, varied_share=0.0, films=films)
+    differs = [not np.array_equal(plain(k)[0].frames, filmed(k)[0].frames) for k in range(12)]
+    assert 1 <= sum(differs) <= 10
+    for k in np.flatnonzero(differs).tolist():
+        plan = world_plan("train", k, seed=5, config=WorldConfig(films=films))
+        assert plan.scene.background == "filmed" and filmed(k)[1] == render_plan(plan).record
 
 
 def test_a_mismatched_record_is_badly_aligned_and_keeps_what_else_is_known():

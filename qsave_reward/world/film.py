@@ -36,7 +36,7 @@ def film_paths(folder: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=32)
 def _film(path: str) -> NDArray[np.uint8]:
     """Frames of a film with a short side of at most `MOST_PIXELS`, so that many fit in memory."""
     try:

@@ -20,7 +20,14 @@ NEIGHBOURS = 8
 """World items after a clip that are searched for another prompt; nearly always the first has one."""
 
 
-def open_clips(data: str, plan: FramePlan, *, varied_share: float, mismatched_share: float = 0.0) -> Source:
+def open_clips(
+    data: str,
+    plan: FramePlan,
+    *,
+    varied_share: float,
+    mismatched_share: float = 0.0,
+    films: str | None = None,
+) -> Source:
     """Rated clips of `world:SPLIT[:SEED]` or of a file of records, read when they are asked for.
 
     A file is used again and again; its videos are paths beside it or names of world items
@@ -32,6 +39,7 @@ def open_clips(data: str, plan: FramePlan, *, varied_share: float, mismatched_sh
         varied_share: share of the world's clips that are of other sizes and rates.
         mismatched_share: share of clips that get the prompt of another clip (see `mismatch`), the next that
             has another one. Where there is none, a clip keeps its own.
+        films: folder of real clips to use as backgrounds of the world (`WorldConfig.films`).
 
     Raises:
         ConfigError: for an unknown split or a wrong file.
@@ -39,7 +47,7 @@ def open_clips(data: str, plan: FramePlan, *, varied_share: float, mismatched_sh
     sampling = Sampling(max_frames=plan.max_frames, fps=plan.fps)
 
     def render(split: str, seed: int, index: int, varied: bool) -> tuple[Clip, Record]:
-        item = world_item(split, index, seed=seed, config=WorldConfig(varied=varied))
+        item = world_item(split, index, seed=seed, config=WorldConfig(varied=varied, films=films))
         return read_clip(item.frames, sampling, times=item.times.tolist()), item.record
 
     if data.startswith("world:"):
@@ -50,7 +58,7 @@ def open_clips(data: str, plan: FramePlan, *, varied_share: float, mismatched_sh
             return render(split, seed, index, index * 0.7548776662 % 1.0 < varied_share)
 
         def prompt_of(index: int) -> str:
-            return world_plan(split, index, seed=seed).prompt
+            return world_plan(split, index, seed=seed, config=WorldConfig(films=films)).prompt
 
     else:
         records, root = read_records(data), Path(data).parent

@@ -84,6 +84,9 @@ class RewardArguments:
     varied_share: float = field(
         default=0.25, metadata={"help": "world data: share of clips of other sizes and rates"}
     )
+    films: str | None = field(
+        default=None, metadata={"help": "world data: folder of real clips to use as backgrounds of some"}
+    )
 
 
 class RewardSFTTrainer(SFTTrainer):
@@ -151,6 +154,7 @@ def make_dataset(
         plan,
         varied_share=arguments.varied_share,
         mismatched_share=arguments.mismatched_share,
+        films=arguments.films,
     )
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
