@@ -1,8 +1,11 @@
 """The scores of a long run on disk, a line as each clip is scored, so that none is scored twice after a kill.
 
 A line holds the fields of `LoggedClip`, then `scores`, `overall`, `warnings`, `error` and `provenance` as
-`qsave score --json` prints them. It counts for a clip as long as all the fields of `LoggedClip` are the
-clip's. To have a clip scored again, delete its line.
+`qsave score --json` prints them, then `left`: how many lines of its batch follow. It counts for a clip as
+long as all the fields of `LoggedClip` are the clip's. To have a clip scored again, delete its line.
+
+A kill or a full disk can leave a part of a batch at the end. It is dropped: the company a clip is scored in
+changes its score by a rounding error, and the batch is to be scored as it would have been.
 """
 
 from __future__ import annotations
@@ -72,6 +75,8 @@ class ScoreLog:
             ConfigError: when that is not possible, for example on a full disk.
         """
         rows = [self._row(clip, result) for clip, result in zip(clips, results, strict=True)]
+        for left, row in enumerate(reversed(rows)):
+            row["left"] = left
         rest = memoryview(b"".join(json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows))
         try:
             while rest:
@@ -91,24 +96,29 @@ class ScoreLog:
         return row | {"provenance": self._provenance}
 
     def _read(self) -> int:
-        """Take in the lines; returns where they end, which leaves out one that a kill left unfinished."""
-        end = 0
+        """Take in the lines; returns where the last whole batch ends."""
+        end = size = 0
+        batch: dict[bytes, LoggedScore] = {}
         with open(self._path, "rb") as file:
             for place, line in enumerate(file, start=1):
                 if not line.endswith(b"\n"):
                     break
                 try:
-                    self._take(line)
+                    clip, score, left = self._parse(line)
                 except ConfigError as error:
                     raise ConfigError(f"{self._path}, line {place}: {error}; choose another --out") from error
-                end += len(line)
+                batch[_digest(clip)] = score
+                size += len(line)
+                if left == 0:
+                    self._known |= batch
+                    batch, end = {}, size
         return end
 
-    def _take(self, line: bytes) -> None:
+    def _parse(self, line: bytes) -> tuple[LoggedClip, LoggedScore, int]:
         try:
             row = json.loads(line)
             clip = LoggedClip(*(row[name] for name in LoggedClip._fields))
-            score, provenance = _score(row), Provenance(**row["provenance"])
+            score, provenance, left = _score(row), Provenance(**row["provenance"]), int(row["left"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ConfigError(f"expected a line of a score log, got {show(line.strip())}") from error
         # The name of the model is left out: the same weights may lie elsewhere.
@@ -118,7 +128,7 @@ class ScoreLog:
                 raise ConfigError(
                     f"expected scores of the model in use, with {name} {show(ours)}; got {show(theirs)}"
                 )
-        self._known[_digest(clip)] = score
+        return clip, score, left
 
 
 @contextmanager

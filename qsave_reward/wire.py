@@ -217,6 +217,9 @@ def _with_frames(item: Item, row: Mapping[str, Any], data: memoryview) -> Item:
     try:
         if shape[0] > MAX_FRAMES:
             raise VideoError(f"expected at most {MAX_FRAMES} frames, got {shape[0]}", code="too_many_frames")
+        if 0 in shape:  # the other sides may be beyond what an array can have
+            code = "too_small" if shape[0] else "no_frames"
+            raise VideoError(f"expected at least one frame with pixels, got shape {shape}", code=code)
         times, duration = _clock(row, shape[0])
         frames = np.frombuffer(data, dtype=np.uint8).reshape(shape)
         clip = Clip(frames, times, duration, _warnings(row))
@@ -233,7 +236,8 @@ def _clock(row: Mapping[str, Any], count: int) -> tuple[np.ndarray[Any, Any], fl
         fps = number(row["fps"], "fps")
         if not 0 < fps <= 1000:
             raise VideoError(f"fps: expected a number above 0 and up to 1000, got {fps}", code="no_fps")
-        clock = even_timeline(count, fps)
+        with np.errstate(over="ignore"):  # endless times are refused as such
+            clock = even_timeline(count, fps)
         return clock.times, clock.duration
     given = row["times"]
     if not isinstance(given, list) or len(given) != count:

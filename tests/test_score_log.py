@@ -26,7 +26,7 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_a_torn_line_is_dropped_and_only_its_clip_scored_again(folder) -> None:
+def test_a_torn_batch_is_dropped_and_only_its_clips_scored_again(folder) -> None:
     run(folder / "in.jsonl", folder / "whole", pairs=True)
     run(folder / "in.jsonl", folder / "out", pairs=True)
     log = folder / "out/scores.jsonl"
@@ -35,7 +35,7 @@ def test_a_torn_line_is_dropped_and_only_its_clip_scored_again(folder) -> None:
         for name in OUTPUTS:
             (folder / "out" / name).unlink(missing_ok=True)
         log.write_bytes(whole[:-cut])
-        assert run(folder / "in.jsonl", folder / "out", pairs=True)[1] == 1
+        assert run(folder / "in.jsonl", folder / "out", pairs=True)[1] == 3
         assert log.read_bytes() == whole and written(folder / "out") == written(folder / "whole")
 
 

@@ -48,6 +48,7 @@ class Service:
         self.provenance: Provenance = replicas[0].provenance
         self.plan: FramePlan = replicas[0].frame_plan
         self.meters = Meters()
+        self.meters.restarts.set_function(lambda: sum(getattr(one, "restarts", 0) for one in replicas))
         self.bodies = Bodies(settings, self.meters)
         self.batcher = Batcher(replicas, self.plan, settings, self.meters)
         self.intake = Intake(self.plan, settings, self.meters)
@@ -157,7 +158,9 @@ def _invalid_reply(request: Request, error: Any) -> Response:
 
 
 def _http_reply(request: Request, error: Any) -> Response:
-    return error_response(error.status_code, "http", str(error.detail))
+    reply = error_response(error.status_code, "http", str(error.detail))
+    reply.headers.update(error.headers or {})  # such as Allow of a 405
+    return reply
 
 
 def _fault_reply(request: Request, error: Exception) -> Response:

@@ -1,8 +1,9 @@
 """Clips wait in one queue; each replica takes as many as fill a forward pass.
 
-A batch holds clips of one mode up to a budget of visual tokens. It leaves when the budget is full or when its
-first clip has waited for the window, whichever is earlier. A batch that fails is halved until the clip to
-blame stands alone: the others get their scores.
+A batch holds clips of one mode up to a budget of visual tokens; the longest of long prompts is counted for
+each clip, since the others are padded to it. It leaves when the budget is full or when its first clip has
+waited for the window, whichever is earlier. A batch that fails is halved until the clip to blame stands
+alone: the others get their scores.
 """
 
 from __future__ import annotations
@@ -30,6 +31,13 @@ _log = logging.getLogger(__name__)
 BATCHES_AT_ONCE = 2
 """Batches a replica works on: one is prepared while the other is in its forward pass."""
 
+FREE_PROMPT = 512
+"""Bytes of a prompt, each a token at most, that the budget does not count: few prompts are longer."""
+
+STARTS = 3
+"""How often a batch waits for a worker that does not start."""
+_START_PAUSE = 1.0
+
 
 @dataclass(eq=False)
 class Ticket:
@@ -51,6 +59,26 @@ def visual_tokens(clip: Clip, plan: FramePlan) -> int:
     height, width = clip.frames.shape[1:3]
     slow, _ = chunk_grids(height, width, chunks, 0, plan)
     return chunks * math.prod(slow)
+
+
+class Load:
+    """What a batch takes of the budget, clip by clip."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.clips = self.tokens = self.longest = 0
+
+    def take(self, tokens: int, prompt: str) -> bool:
+        """Whether a clip of `tokens` visual tokens still fits; then it counts. The first one always fits."""
+        longest = max(self.longest, len(prompt.encode(errors="replace")) - FREE_PROMPT)
+        if self.clips and self.tokens + tokens + (self.clips + 1) * longest > self.budget:
+            return False
+        self.clips, self.tokens, self.longest = self.clips + 1, self.tokens + tokens, longest
+        return True
+
+    @property
+    def full(self) -> bool:
+        return self.tokens + self.clips * self.longest >= self.budget
 
 
 class Batcher:
@@ -143,10 +171,9 @@ class Batcher:
         return bool(self.waiting)
 
     def _full(self) -> bool:
-        budget = self.settings.batch_tokens
+        load = Load(self.settings.batch_tokens)
         for ticket in self.waiting:
-            budget -= visual_tokens(ticket.clip, self.plan)
-            if budget <= 0:
+            if not load.take(visual_tokens(ticket.clip, self.plan), ticket.prompt) or load.full:
                 return True
         return False
 
@@ -154,7 +181,7 @@ class Batcher:
         """The oldest clip and those of its mode behind it that fit beside it; the order of the rest stays."""
         batch: list[Ticket] = []
         left: deque[Ticket] = deque()
-        budget, now = self.settings.batch_tokens, time.monotonic()
+        load, now = Load(self.settings.batch_tokens), time.monotonic()
         while self.waiting:
             ticket = self.waiting.popleft()
             if ticket.result.done():
@@ -162,13 +189,12 @@ class Batcher:
             if now > ticket.deadline:
                 _settle(ticket, too_late())
                 continue
-            cost = visual_tokens(ticket.clip, self.plan)
-            if not batch or (ticket.mode == batch[0].mode and cost <= budget):
-                budget -= cost
+            if batch and ticket.mode != batch[0].mode:
+                left.append(ticket)
+            elif load.take(visual_tokens(ticket.clip, self.plan), ticket.prompt):
                 batch.append(ticket)
-                continue
-            left.append(ticket)
-            if cost > budget:
+            else:
+                left.append(ticket)
                 break
         left.extend(self.waiting)
         self.waiting = left
@@ -189,9 +215,8 @@ class Batcher:
         batch = [ticket for ticket in batch if not ticket.result.done()]
         if not batch:
             return
-        loop = asyncio.get_running_loop()
         try:
-            results = await loop.run_in_executor(self._threads, judge, replica, batch)
+            results = await self._judge(replica, batch)
         except Exception as error:  # a fault of a library or a worker that died: not to be guessed at
             _log.warning("a batch of %d failed: %r", len(batch), error)
             self.meters.failed_batches.inc()
@@ -207,6 +232,19 @@ class Batcher:
             return
         for ticket, result in zip(batch, results, strict=True):
             _settle(ticket, result)
+
+    async def _judge(self, replica: Any, batch: list[Ticket]) -> Sequence[VideoScore | QSaveError]:
+        """The results; a worker that does not start is no fault of the batch, which waits for another try."""
+        loop = asyncio.get_running_loop()
+        for _ in range(STARTS):
+            try:
+                return await loop.run_in_executor(self._threads, judge, replica, batch)
+            except ServerError as error:
+                if error.code != "no_worker":
+                    raise
+                _log.warning("a batch of %d waits: %s", len(batch), error)
+            await asyncio.sleep(_START_PAUSE)
+        return [ServerError("the worker process does not start", code="no_worker") for _ in batch]
 
 
 def judge(scorer: Any, batch: Sequence[Ticket]) -> list[VideoScore | QSaveError]:

@@ -113,10 +113,15 @@ class Engine:
         return await self.batcher.submit(Ticket(clip, item.prompt, mode, deadline))
 
 
-def reply(request: Request, results: Sequence[VideoScore | QSaveError], provenance: Any) -> tuple[int, bytes]:
-    """Status and JSON body: 200 as soon as one item was scored, else the status of the first error."""
+def reply(
+    request: Request, results: Sequence[VideoScore | QSaveError], provenance: Any, **more: Any
+) -> tuple[int, bytes]:
+    """Status and JSON body: 200 as soon as one item was scored, else the status of the first error.
+
+    The JSON is ASCII: a name that the client gave may hold half of a character pair, which UTF-8 cannot.
+    """
     rows = [result_to_dict(result, id=item.id) for item, result in zip(request.items, results, strict=True)]
-    body = {"request_id": request.request_id, "results": rows, "provenance": asdict(provenance)}
+    body = {"request_id": request.request_id, "results": rows, "provenance": asdict(provenance), **more}
     first = results[0]
     failed = all(isinstance(result, QSaveError) for result in results)
     status = status_of(first) if failed and isinstance(first, QSaveError) else 200

@@ -32,7 +32,7 @@ class Meters:
         self.clips = Counter("qsave_clips", "Clips answered", ["outcome"], registry=registry)
         self.refused = Counter("qsave_refused_clips", "Clips not admitted", ["reason"], registry=registry)
         self.failed_batches = Counter("qsave_failed_batches", "Batches that failed", registry=registry)
-        self.restarts = Counter("qsave_worker_restarts", "Workers started anew", registry=registry)
+        self.restarts = Gauge("qsave_worker_restarts", "Workers started anew, ever", registry=registry)
 
     def text(self) -> bytes:
         """All numbers in the text format of Prometheus."""

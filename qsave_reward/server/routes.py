@@ -8,8 +8,9 @@ import zlib
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import FastAPI, Query, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Query, Request, Response, Security
+from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from qsave_reward import wire
@@ -34,8 +35,10 @@ Weight = Annotated[float, Query(ge=0, le=1e6, description="Weight of this dimens
 
 def add_routes(app: FastAPI, service: Service) -> None:
     """Give the application its addresses."""
+    # For the OpenAPI page: `Guard` does the asking.
+    locked = [Security(HTTPBearer(auto_error=False))] if service.settings.token else []
 
-    @app.post("/v1/score", responses=schema.SCORE_REPLIES, openapi_extra=schema.BODY)
+    @app.post("/v1/score", responses=schema.SCORE_REPLIES, openapi_extra=schema.BODY, dependencies=locked)
     async def score(request: Request, prompt: Prompt = "", mode: Mode = "direct") -> Response:
         """Score clips. Each result has scores or an error, in the order of the items.
 
@@ -49,7 +52,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         service.meters.latency.observe(time.monotonic() - started)
         return Response(text, status, media_type="application/json")
 
-    @app.post("/v1/rank", responses=schema.RANK_REPLIES, openapi_extra=schema.RANK_BODY)
+    @app.post("/v1/rank", responses=schema.RANK_REPLIES, openapi_extra=schema.RANK_BODY, dependencies=locked)
     async def rank(
         request: Request,
         visual_quality: Weight = 1.0,
@@ -66,9 +69,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
             if len({item.prompt for item in wanted.items}) > 1:
                 raise Refusal(422, "several_prompts", "expected one prompt for all candidates")
             results = await answer(request, service, wanted, body)
-            status, text = reply(wanted, results, service.provenance)
         ranking = rank_cards(results, weights=weights, tie_margin=tie_margin)
-        return JSONResponse({**wire.read_json(text), "ranking": ranking.to_dict()}, status)
+        status, text = reply(wanted, results, service.provenance, ranking=ranking.to_dict())
+        return Response(text, status, media_type="application/json")
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -82,12 +85,14 @@ def add_routes(app: FastAPI, service: Service) -> None:
             return JSONResponse({"status": "ready"})
         raise Refusal(503, "not_ready", "the model is being loaded", retry_after=2)
 
-    @app.get("/v1/model")
+    @app.get("/v1/model", responses={401: schema.ERROR}, dependencies=locked)
     async def model() -> dict[str, Any]:
         """Which model scores, and what it expects."""
         return schema.model_card(service.provenance, service.plan, service.settings)
 
-    @app.get("/metrics")
+    @app.get(
+        "/metrics", responses=schema.METRICS_REPLIES, response_class=PlainTextResponse, dependencies=locked
+    )
     async def metrics() -> Response:
         """The server's numbers, for Prometheus."""
         return Response(service.meters.text(), media_type=CONTENT_TYPE_LATEST)

@@ -69,11 +69,15 @@ def _replies(schema: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     # A request whose every clip failed gets the status of the first error and the same body.
     failed = {"description": ERROR["description"], "content": {"application/json": {"schema": either}}}
     errors: dict[int | str, dict[str, Any]] = dict.fromkeys(
-        (400, 401, 408, 409, 411, 413, 415, 422, 429, 503, 504), failed
+        (400, 401, 408, 409, 411, 413, 415, 422, 429, 500, 503, 504), failed
     )
     return {200: {"description": "At least one clip was scored.", **done}, **errors}
 
 
+METRICS_REPLIES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The text format of Prometheus.", "content": {"text/plain": {}}},
+    401: ERROR,
+}
 SCORE_REPLIES = _replies(_RESULTS)
 RANK_REPLIES = _replies(_RANKING)
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from qsave_reward.checkpoint import find_checkpoint, read_metadata
 from qsave_reward.decoding.pipe import fill, receive, send, write
-from qsave_reward.errors import QSaveError, ServerError
+from qsave_reward.errors import ConfigError, QSaveError, ServerError
 from qsave_reward.results import result_from_dict, result_to_dict
 from qsave_reward.types import Mode, OnError, VideoScore
 from qsave_reward.video import Clip
@@ -45,7 +45,8 @@ class Worker:
     """A scorer whose model lives in another process.
 
     Attributes:
-        provenance, frame_plan: as of the `RewardModel`; known before the weights are loaded.
+        provenance, frame_plan: as of the `RewardModel`; known before the weights are loaded, and the same for
+            every process: weights that were replaced meanwhile are not loaded.
         restarts: how often a dead process was replaced.
     """
 
@@ -65,7 +66,8 @@ class Worker:
         self.provenance = metadata.provenance(name)
         self.frame_plan = metadata.frame_plan
         self.restarts = 0
-        self._options = {"name": name, "device": device, "threads": threads}
+        revision = metadata.revision
+        self._options = {"name": name, "revision": revision, "device": device, "threads": threads}
         self._timeout = timeout
         self._lock = threading.Lock()
         self._process: _Process | None = None
@@ -249,6 +251,8 @@ def main(options: dict[str, Any]) -> None:
         model = RewardModel.from_pretrained(
             options["name"], device=options["device"], batch_size=_CLIPS_AT_ONCE
         )
+        if (found := model.metadata.revision) != (wanted := options["revision"]):
+            raise ConfigError(f"its weights were replaced: expected {wanted}, got {found}; start anew")
     except QSaveError as error:
         send(replies, {"failed": str(error)})
         return

@@ -153,7 +153,7 @@ def world_plan(split: str, index: int, *, seed: int = 0, config: WorldConfig | N
         scene = replace(scene, background=FILMED)
     prompt = phrase(scene, rng)
     generator = pick(rng, tuple(GENERATORS))
-    shown, defects = (scene, ()) if config.clean else _draw_defects(rng, scene, GENERATORS[generator], config)
+    shown, defects = (scene, ()) if config.clean else draw_defects(rng, scene, GENERATORS[generator], config)
     latent = latent_quality(defects, config.num_frames / config.fps)
     opinion = rate(latent, config.raters, _generator(entropy, 1))
     name = f"world:{split}/{seed}/{index}"
@@ -165,7 +165,7 @@ def _generator(entropy: tuple[int, ...], purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([*entropy, purpose])))
 
 
-def _draw_defects(
+def draw_defects(
     rng: np.random.Generator, scene: Scene, prone: tuple[float, float, float], config: WorldConfig
 ) -> tuple[Scene, tuple[Defect, ...]]:
     """The scene to show and the defects of an item by a generator that is `prone` to them."""
