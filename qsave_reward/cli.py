@@ -71,6 +71,7 @@ SCORING = ("model", "mode", "limit", "attribution_limit", "part", "device", "bat
 
 @app.command()
 def score(
+    context: typer.Context,
     files: Annotated[list[str] | None, typer.Argument(metavar="FILE", help="Clips of one prompt.")] = None,
     prompt: Annotated[str | None, typer.Option(help="The text the clips were generated from.")] = None,
     jsonl: Annotated[
@@ -96,11 +97,7 @@ def score(
         raise typer.BadParameter(f"expected 0 < fps <= 1000, got {fps}", param_hint="--fps")
     requests = _requests(files or [], prompt, jsonl)
     if ray is not None or workers is not None:
-        from qsave_reward.ray_scoring import How
-
-        how = How(not scores_only, explain, batch_size, fps, decoder.value)
-        places = {"out": ray, "html": html, "device": device}
-        return score_with_ray(requests, how, workers=workers, as_json=as_json, model=model, **places)
+        return score_with_ray(requests, context.params)
     if html is not None:
         check_target(html)
     from rich.console import Console

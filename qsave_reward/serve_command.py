@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import os
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 
 def serve(
+    context: typer.Context,
     model: Model = "tiny",
     host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback a token is needed.")] = (
         "127.0.0.1"
@@ -57,18 +59,14 @@ def serve(
 
     settings = Settings(token=token, media_root=media_root, batch_tokens=batch_tokens, max_queue=max_queue)
     if ray or max_replicas is not None:
-        if ui or not ray:
-            raise typer.BadParameter("--max-replicas needs --ray, which cannot have --ui")
-        counts = {"replicas": replicas, "max_replicas": max_replicas}
-        return serve_with_ray(settings, host=host, port=port, model=model, device=device, **counts)
+        return serve_with_ray(settings, context.params)
+    logging.basicConfig(format="%(levelname)s:     %(message)s")  # as uvicorn does
+    logging.getLogger("qsave_reward").setLevel(logging.INFO)
     workers = _workers(model, device, replicas, settings.item_timeout)
     try:
         app = create_app(workers, settings)
         if ui:
-            from qsave_reward.checkpoint import find_checkpoint, read_metadata
-            from qsave_reward.server.page import add_page
-
-            add_page(app, trained_on=read_metadata(find_checkpoint(model)).trained_on)
+            _add_page(app, model)
         # Requests under way when SIGTERM comes are answered, for as long as a clip may take.
         uvicorn.run(
             app,
@@ -81,6 +79,13 @@ def serve(
     finally:
         for worker in workers:
             worker.close()
+
+
+def _add_page(app: Any, model: str) -> None:
+    from qsave_reward.checkpoint import find_checkpoint, read_metadata
+    from qsave_reward.server.page import add_page
+
+    add_page(app, trained_on=read_metadata(find_checkpoint(model)).trained_on)
 
 
 def _workers(model: str, device: str | None, replicas: int | None, timeout: float) -> list[Worker]:

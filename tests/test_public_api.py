@@ -22,8 +22,10 @@ LAYERS = [
     ["config", "grading", "world", "checkpoint"],
     ["slots", "processor", "fast_vision", "model", "supervision", "server_pool", "client"],
     ["calibration", "reward", "adapters", "best_of"],
-    ["scoring", "score_log", "filtering", "evaluate", "media", "report", "doctor", "server", "shards", "ray_cluster", "ray_scoring"],
-    ["terminal", "command_options", "data_command", "selection_command", "serve_command", "bench_command", "cli"],
+    ["scoring", "score_log", "filtering", "evaluate", "media", "report", "doctor"],
+    ["shards", "ray_cluster", "ray_scoring", "server"],
+    ["terminal", "command_options", "ray_command", "data_command", "selection_command", "serve_command"],
+    ["bench_command", "cli"],
 ]
 
 

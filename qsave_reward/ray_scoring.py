@@ -1,0 +1,256 @@
+"""Score long lists of clips on a Ray cluster, shard by shard; a run that was stopped goes on where it was.
+
+    run = score_on_ray(partial(load_worker, "tiny"), jobs, out="scored", how=How(batch_size=4), workers=2)
+
+The folder `out` gets
+
+    shards/         results of finished shards (see `shards`)
+    results.jsonl   all of them in the order of the jobs, as `qsave score --json` prints them; written last
+    ray.log         what Ray itself had to say
+
+The nodes need this package and the clips at the same paths. Paths and prompts go out to them and lines come
+back; frames stay where they are read.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from qsave_reward.data import write_lines
+from qsave_reward.errors import ConfigError, QSaveError, ServerError
+from qsave_reward.ray_cluster import WORKER_ENV, Share, import_ray, ray_cluster, ray_stderr, share_out
+from qsave_reward.scoring import Job, Scored, score_jobs, score_row
+from qsave_reward.server.worker import Worker
+from qsave_reward.shards import Shard, plan_shards, read_shards, write_shard
+from qsave_reward.tables import FilePath
+from qsave_reward.types import VideoScore
+
+BATCH_SECONDS = 600.0
+"""Time in which a batch has to be scored; then its clips are tried one by one."""
+
+READERS = 8
+"""Most batches of one worker that are read or scored at a time."""
+
+
+@dataclass(frozen=True)
+class How:
+    """How clips are scored.
+
+    Attributes:
+        explain: whether defects are named.
+        reasoning: whether the written reasons are kept; needs `explain`.
+        batch_size: clips read and scored together, at least 1.
+        fps: frame rate that overrules what the files say, in frames per second, or `None`.
+        decoder: as for `read_clip`.
+    """
+
+    explain: bool = True
+    reasoning: bool = False
+    batch_size: int = 4
+    fps: float | None = None
+    decoder: str = "pyav"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or (self.reasoning and not self.explain):
+            raise ConfigError(
+                "expected a batch size of at least 1, and reasons only with defects; got "
+                f"batch_size={self.batch_size}, explain={self.explain}, reasoning={self.reasoning}"
+            )
+
+
+class RayRun(NamedTuple):
+    """What a run did.
+
+    Attributes:
+        path: the file with all results.
+        clips: lines in it.
+        failed: clips that could not be scored; their lines say why.
+        reused: clips whose results an earlier run had left.
+    """
+
+    path: str
+    clips: int
+    failed: int
+    reused: int
+
+
+def load_worker(
+    model: str, threads: int, *, device: str | None = None, timeout: float = BATCH_SECONDS
+) -> Worker:
+    """A scorer with a process of its own, which loads the weights with the first batch.
+
+    Args:
+        model: as for `RewardModel.from_pretrained`; a directory needs its full path.
+        threads: CPU threads.
+        device: default: the GPU that Ray assigns, or the CPU.
+        timeout: seconds after which a batch is given up.
+    """
+    return Worker(model, device=device, threads=threads, timeout=timeout)
+
+
+def score_on_ray(
+    load: Callable[[int], Any],
+    jobs: Sequence[Job],
+    *,
+    out: FilePath,
+    how: How,
+    device: str | None = None,
+    workers: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> RayRun:
+    """Score jobs on the Ray cluster at hand (see `ray_cluster`), except those whose shards are done.
+
+    Args:
+        load: gives a scorer, with `provenance` and `frame_plan`, from its number of CPU threads. It is called
+            once here, for the provenance, and once in every worker.
+        jobs: any number; a relative path counts from here.
+        out: folder of the results, made if it is missing.
+        how: options of scoring. Other options, another model or a changed clip make other shards.
+        device: of the models; any but `None` keeps Ray from assigning GPUs.
+        workers: models at a time; default: one for each GPU, or for each node of a cluster without any.
+        progress: called with the number of clips done since the last call.
+
+    Raises:
+        ConfigError: Ray is missing, or `out` cannot be written.
+        ServerError: the cluster cannot be reached (`no_cluster`), or the run broke off (`ray`). Finished
+            shards stay: the same call goes on with the others.
+    """
+    provenance = asdict(load(1).provenance)
+    made_with = {"how": asdict(how), "provenance": provenance}
+    shards = plan_shards(jobs, os.path.join(out, "shards"), batch_size=how.batch_size, made_with=made_with)
+    missing = [shard for shard in shards if not shard.done]
+    reused = len(jobs) - sum(len(shard.jobs) for shard in missing)
+    advance = progress or (lambda _: None)
+    if reused:
+        advance(reused)
+    if missing:
+        with ray_stderr(os.path.join(out, "ray.log")), ray_cluster() as cluster:
+            for shard, lines in _scored(missing, load, how, share_out(cluster, workers, device)):
+                write_shard(shard, lines)
+                advance(len(lines))
+    path, failed = os.path.join(out, "results.jsonl"), 0
+
+    def counted() -> Iterator[str]:
+        nonlocal failed
+        for line in read_shards(shards):
+            failed += json.loads(line)["error"] is not None
+            yield line
+
+    write_lines(path, counted())
+    return RayRun(path, len(jobs), failed, reused)
+
+
+def _scored(
+    shards: Sequence[Shard], load: Callable[[int], Any], how: How, share: Share
+) -> Iterator[tuple[Shard, list[str]]]:
+    """Shards with their lines, as they are finished.
+
+    Raises:
+        ServerError: (`code="ray"`) the run broke off.
+    """
+    ray, data = import_ray(), import_ray("ray.data")
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what matters of it is in the error
+    folder = os.getcwd()
+    rows = [{"shard": i, "folder": folder, "jobs": json.dumps(shard.jobs)} for i, shard in enumerate(shards)]
+    dataset = data.from_items(rows, override_num_blocks=len(rows)).map(
+        ShardScorer,
+        fn_constructor_args=(load, share.cpus, how),
+        compute=data.ActorPoolStrategy(size=min(share.workers, len(rows))),
+        num_cpus=None if share.gpus else share.cpus,
+        num_gpus=share.gpus or None,
+        runtime_env={"env_vars": WORKER_ENV},
+    )
+    dataset.context.enable_progress_bars = False
+    dataset.context.print_on_execution_start = False
+    try:
+        for row in dataset.iter_rows():
+            if row["failed"]:
+                raise _broken_off(row["failed"])
+            yield shards[row["shard"]], row["lines"].split("\n")
+    except ray.exceptions.RayError as error:
+        # Messages of Ray end with the cause.
+        raise _broken_off(str(error).strip().rpartition("\n")[2] or type(error).__name__) from error
+
+
+def _broken_off(reason: str) -> ServerError:
+    message = f"the run on Ray broke off: {reason}; run it again to go on with what is left"
+    return ServerError(message, code="ray")
+
+
+class ShardScorer:
+    """Body of a Ray worker: takes a shard's jobs, gives its lines."""
+
+    def __init__(self, load: Callable[[int], Any], threads: int, how: How) -> None:
+        self._scorer = load(threads)
+        self._how = how
+        self._provenance = asdict(self._scorer.provenance)
+        # While one batch is in the model, others are read.
+        self._threads = ThreadPoolExecutor(min(READERS, max(2, threads)))
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Args:
+            row: `shard`, `folder` that relative paths count from, and `jobs` as JSON.
+
+        Returns:
+            `shard`, `lines` joined by newlines, and `failed`: why there are none, when the model cannot be
+            loaded or fails for every clip of a batch.
+        """
+        jobs = [Job(*fields) for fields in json.loads(row["jobs"])]
+        try:
+            return {"shard": row["shard"], "lines": "\n".join(self._lines(row["folder"], jobs)), "failed": ""}
+        except ServerError as error:
+            return {"shard": row["shard"], "lines": "", "failed": str(error)}
+
+    def _lines(self, folder: str, jobs: Sequence[Job]) -> list[str]:
+        size = self._how.batch_size
+        batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+        tries = list(self._threads.map(lambda batch: self._try(folder, batch), batches))
+        lines = []
+        for batch, found in zip(batches, tries, strict=True):
+            # Alone with the model: whatever fails now is to blame itself.
+            results = self._one_by_one(folder, batch) if isinstance(found, Exception) else found
+            for job, result in zip(batch, results, strict=True):
+                row = score_row(Scored(job, result, None), self._provenance, reasoning=self._how.reasoning)
+                lines.append(json.dumps(row))
+        return lines
+
+    def _one_by_one(self, folder: str, batch: Sequence[Job]) -> list[VideoScore | QSaveError]:
+        results: list[VideoScore | QSaveError] = []
+        faults = 0  # it takes more than one to blame the model
+        for job in batch:
+            found = self._try(folder, [job])
+            if isinstance(found, Exception):
+                faults += 1
+                reason = str(found).strip().partition("\n")[0] or type(found).__name__
+                found = [ServerError(f"scoring this clip failed: {reason}", code="scoring_failed")]
+            results += found
+        if len(batch) > 1 and faults == len(batch):
+            raise ServerError(f"none of {faults} clips from {batch[0].name} on can be scored: {results[0]}")
+        return results
+
+    def _try(self, folder: str, batch: Sequence[Job]) -> list[VideoScore | QSaveError] | Exception:
+        """Results of some jobs, or what went wrong with them as a whole."""
+        located = [job._replace(path=_absolute(folder, job.path)) for job in batch]
+        try:
+            scored = score_jobs(
+                self._scorer,
+                located,
+                batch_size=len(located),
+                explain=self._how.explain,
+                reading={"fps": self._how.fps, "decoder": self._how.decoder},
+            )
+            return [one.result for one in scored]
+        except Exception as error:  # a fault of a library or a process that died: not to be guessed at
+            if isinstance(error, ServerError) and error.code == "no_worker":
+                raise
+            return error
+
+
+def _absolute(folder: str, path: str) -> str:
+    return path if "://" in path else os.path.join(folder, path)
