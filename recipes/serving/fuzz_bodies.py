@@ -123,16 +123,6 @@ class Shot:
         return b"\r\n".join(lines) + b"\r\n\r\n" + self.body
 
 
-def from_bytes(data: bytes) -> Shot:
-    """The inverse of `Shot.to_bytes`."""
-    head, body = data.split(b"\r\n\r\n", 1)
-    first, *lines = head.decode("latin-1").split("\r\n")
-    fields = dict(line.split(": ", 1) for line in lines)
-    length = fields["content-length"]
-    truth = str(len(body))
-    return Shot(first.split(" ")[1], fields["content-type"], body, None if length == truth else length)
-
-
 def valid_shots(file: bytes) -> list[Shot]:
     """Requests of every form; `file` is an encoded clip that the server can read and that is `clip.mp4`."""
 

@@ -37,13 +37,18 @@ def complaint(reply: Reply) -> str | None:
         return f"no JSON: {error}"
     if not isinstance(answer, dict):
         return "no JSON object"
+    try:
+        return _wrong_answer(reply.status, answer)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return f"another form than that of a reply: {error!r}"
+
+
+def _wrong_answer(status: int, answer: Mapping[str, Any]) -> str | None:
     rows = answer.get("results")
     if rows is None:
-        return "200 without results" if reply.status == 200 else _untyped(answer.get("error"))
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        return "results: no list of objects"
-    if any(row.get("scores") is not None for row in rows) != (reply.status == 200):
-        return f"status {reply.status} with {sum(row.get('scores') is not None for row in rows)} scores"
+        return "200 without results" if status == 200 else _untyped(answer.get("error"))
+    if not rows or any(row["scores"] is not None for row in rows) != (status == 200):
+        return f"status {status} with {sum(row['scores'] is not None for row in rows)} scores"
     wrong = next((found for row in rows if (found := _wrong_row(row))), None)
     return wrong or (_wrong_ranking(answer["ranking"], rows) if "ranking" in answer else None)
 
@@ -56,7 +61,7 @@ def _untyped(error: Any) -> str | None:
 
 
 def _wrong_row(row: Mapping[str, Any]) -> str | None:
-    scores, error = row.get("scores"), row.get("error")
+    scores, error = row["scores"], row["error"]
     if (scores is None) == (error is None):
         return "a result with both or neither of scores and error"
     if scores is None:

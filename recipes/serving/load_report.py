@@ -54,22 +54,22 @@ def quantiles(seconds: Sequence[float]) -> dict[str, float]:
 def memory(samples: Sequence[Sample]) -> dict[str, float]:
     """Bytes of the front process over the run, and its growth in the second half.
 
-    The run is measured in answers. `growth` is the share by which the mean of the last twentieth is above the
-    mean of the twentieth after the half; `bytes_per_request` the slope of a line through the second half.
+    The run is measured in answers. `growth` is the share by which the median of its last tenth is above that
+    of the tenth after the half; `bytes_per_request` the slope of a line through the second half.
     """
     rss, done = (np.array([getattr(one, name) for one in samples], float) for name in ("rss", "done"))
     half = done[-1] / 2
 
-    def mean(low: float, high: float) -> float:
+    def middle(low: float, high: float) -> float:
         there = (done >= low) & (done <= high)
-        return float(rss[there].mean()) if there.any() else float(rss[np.abs(done - low).argmin()])
+        return float(np.median(rss[there])) if there.any() else float(rss[np.abs(done - low).argmin()])
 
-    begin, end = mean(half, 1.1 * half), mean(1.9 * half, 2 * half)
+    begin, end = middle(half, 1.2 * half), middle(1.8 * half, 2 * half)
     late = done >= half
     slope = float(np.polyfit(done[late], rss[late], 1)[0]) if len(set(done[late])) > 1 else 0.0
     return {
         "start": float(rss[0]),
-        "warm": mean(0.2 * half, 0.3 * half),
+        "warm": middle(0.2 * half, 0.4 * half),
         "half": begin,
         "end": end,
         "peak": float(rss.max()),

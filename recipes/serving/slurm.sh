@@ -7,7 +7,8 @@
 #       qsave serve --ray --host 0.0.0.0 --token-file token
 #
 # Submit it with the environment active, in which `qsave` and `ray` are found. All nodes need the environment,
-# the model and the clips at the same paths. A scoring job that was stopped goes on when it is submitted again.
+# the model and the clips at the same paths. A scoring job that was stopped goes on when it is submitted again;
+# a server that is ended by `scancel --batch --signal=TERM JOB` answers first what is under way.
 #SBATCH --job-name=qsave-ray
 #SBATCH --ntasks-per-node=1
 #SBATCH --requeue
@@ -26,7 +27,13 @@ head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 address=$head_node:${RAY_PORT:-$((20000 + SLURM_JOB_ID % 10000))}
 cpus=${SLURM_CPUS_PER_TASK:-1}
 on_nodes=(srun --ntasks-per-node=1 --cpus-per-task="$cpus" --kill-on-bad-exit=1)
-trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT
+command=
+finish() { # the command first, then the cluster under it
+    kill $command 2>/dev/null && wait $command
+    kill $(jobs -p) 2>/dev/null
+    wait
+}
+trap finish EXIT
 trap 'exit 143' TERM
 
 "${on_nodes[@]}" --nodes=1 --ntasks=1 --nodelist="$head_node" ray start --head --block --disable-usage-stats \
@@ -50,4 +57,5 @@ while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[1]):
     time.sleep(1)
 EOF
 "$@" &
-wait $!
+command=$!
+wait $command
