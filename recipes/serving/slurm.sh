@@ -23,7 +23,7 @@ fi
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
 RAY_AUTH_TOKEN=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 export RAY_AUTH_TOKEN
-head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+read -r head_node < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 address=$head_node:${RAY_PORT:-$((20000 + SLURM_JOB_ID % 10000))}
 cpus=${SLURM_CPUS_PER_TASK:-1}
 on_nodes=(srun --ntasks-per-node=1 --cpus-per-task="$cpus" --kill-on-bad-exit=1)
@@ -38,7 +38,7 @@ trap 'exit 143' TERM
 
 "${on_nodes[@]}" --nodes=1 --ntasks=1 --nodelist="$head_node" ray start --head --block --disable-usage-stats \
     --include-dashboard=false --port="${address##*:}" --num-cpus="$cpus" --temp-dir="/tmp/ray-$SLURM_JOB_ID" \
-    >"ray-$SLURM_JOB_ID.log" 2>&1 &
+    >>"ray-$SLURM_JOB_ID.log" 2>&1 &
 until (exec 3<>"/dev/tcp/$head_node/${address##*:}") 2>/dev/null; do
     kill -0 $! # the head has ended: so does this script
     sleep 1
