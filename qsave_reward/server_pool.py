@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from qsave_reward.errors import ServerError
+from qsave_reward.errors import ConfigError, ServerError
 from qsave_reward.wire import MEDIA_TYPE
 
 _RETRIED = (429, 500, 502, 503, 504)
@@ -24,6 +24,16 @@ class ServerPool:
     """Connections to equal servers; for one process, any number of threads."""
 
     def __init__(self, urls: Sequence[str], *, token: str | None, connections: int) -> None:
+        """Raises:
+        ConfigError: an address or a token that cannot be sent.
+        """
+        for url in urls:
+            try:
+                httpx.URL(url)
+            except httpx.InvalidURL as error:
+                raise ConfigError(f"expected an address, got {url!r}: {error}") from error
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise ConfigError("expected a token of printable ASCII characters")
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=connections)
         self._http = httpx.Client(limits=limits, trust_env=False)
         self._token = token
@@ -78,8 +88,6 @@ class ServerPool:
             _TryAgain: it was not reached, or has no time.
             ServerError: it refuses.
         """
-        import httpx
-
         headers = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
         if body:
             length = sum(memoryview(part).nbytes for part in body)
@@ -88,11 +96,14 @@ class ServerPool:
         try:
             content = _blocks(body) if body else None
             reply = self._http.request(method, url + path, headers=headers, content=content, timeout=left)
-            answer = reply.json()
         except httpx.TransportError as error:
             message = f"{url} could not be reached: {type(error).__name__} {error}"
             raise _TryAgain(ServerError(message, code="unreachable"), random.uniform(0.1, 0.5)) from error
-        except ValueError:
+        except (httpx.HTTPError, UnicodeError) as error:  # compressed wrongly; a name that no host can have
+            raise ServerError(f"{url}: {type(error).__name__} {error}", code="bad_reply") from error
+        try:
+            answer = reply.json()
+        except (ValueError, RecursionError):
             answer = {}
         if isinstance(answer, dict) and (reply.status_code == 200 or "results" in answer):
             return answer  # errors of single clips are in it
