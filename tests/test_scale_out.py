@@ -88,7 +88,8 @@ def test_haproxy_takes_the_configuration(tmp_path):
 STUBS = {
     "scontrol": 'printf "localhost\\nn2\\nn3\\n"',
     "srun": 'echo "srun $*" >>calls; case "$*" in *--head*) exec python listen.py;; *) exec sleep 60;; esac',
-    "python": f'case "$1" in listen.py) exec {sys.executable} listen.py;; *) echo "python $*" >>calls;; esac',
+    "python": f'[ "$1" = listen.py ] && exec {sys.executable} "$@"; echo "python $*" >>calls; '
+    "until grep -q -e --exclude calls; do sleep 0.1; done",  # it waits for the other nodes
     "qsave": 'echo "qsave $* at $RAY_ADDRESS, token of ${#RAY_AUTH_TOKEN}" >>calls; exit $CODE',
 }
 LISTEN = """
