@@ -1,5 +1,5 @@
 """`Calibration`: what a model's scores look like on a reference set, so that a score can be given in standard
-deviations. Kept beside the checkpoint as `calibration.json`.
+deviations. Kept beside the checkpoint as `calibration.json`, which `qsave calibrate` writes; by hand:
 
     raw = reward(videos, prompts).raw
     calibration = Calibration.fit(raw, data="our 2000 rated clips", revision=model.provenance.revision)
@@ -104,35 +104,40 @@ class Calibration:
         values: NDArray[np.float64] = (scores - mean) / std
         return values
 
-    def save(self, directory: str | Path) -> Path:
-        """Write `calibration.json` into an existing directory; it appears complete or not at all.
+    def save(self, place: str | Path) -> Path:
+        """Write to a file, which appears complete or not at all.
+
+        Args:
+            place: as for `calibration_path`; its folder is there already.
 
         Raises:
             ConfigError: when it cannot be written.
         """
-        path = Path(directory) / CALIBRATION_FILE
+        path = calibration_path(place)
         with fresh_file(path) as temporary:
             temporary.write_text(json.dumps(asdict(self), indent=1, allow_nan=False) + "\n")
         return path
 
     @staticmethod
-    def load(directory: str | Path, *, revision: str) -> Calibration:
-        """Read `calibration.json`, strictly.
+    def load(place: str | Path, *, revision: str | None = None) -> Calibration:
+        """Read what `save` wrote, strictly.
 
         Args:
-            directory: the checkpoint.
-            revision: `provenance.revision` of the scorer it is meant for.
+            place: as for `calibration_path`.
+            revision: `provenance.revision` of the scorer it is meant for; `None` leaves the check to
+                `VideoReward`.
 
         Raises:
             ConfigError: `no_calibration` when there is none, `calibration_revision` when it was made with
                 other weights; otherwise for anything but exactly the fields of this class.
         """
-        path = Path(directory) / CALIBRATION_FILE
+        path = calibration_path(place)
         try:
             raw: Any = json.loads(path.read_text())
         except FileNotFoundError as error:
             raise ConfigError(
-                f"{directory} has no {CALIBRATION_FILE}; score a reference set and save Calibration.fit(...)",
+                f"expected a calibration in {str(path)!r}, there is none; `qsave calibrate` makes one, or "
+                "score a reference set and save Calibration.fit(...)",
                 code="no_calibration",
             ) from error
         except (OSError, ValueError, RecursionError) as error:
@@ -144,7 +149,8 @@ class Calibration:
             calibration = Calibration(**raw)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error}", code=error.code) from error
-        calibration.check(revision)
+        if revision is not None:
+            calibration.check(revision)
         return calibration
 
     def check(self, revision: str) -> None:
@@ -159,6 +165,12 @@ class Calibration:
                 f"{revision!r}; score the reference set again and fit a new one",
                 code="calibration_revision",
             )
+
+
+def calibration_path(place: str | Path) -> Path:
+    """The file of a calibration: `place` when its name ends in `.json`, else `calibration.json` inside it."""
+    path = Path(place)
+    return path if path.suffix == ".json" else path / CALIBRATION_FILE
 
 
 def _check_numbers(name: str, values: Any, low: float, high: float) -> None:

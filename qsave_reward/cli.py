@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qsave_reward import bench_command, command_options, data_command, selection_command, serve_command
+from qsave_reward import (
+    bench_command,
+    calibrate_command,
+    command_options,
+    data_command,
+    selection_command,
+    serve_command,
+)
 from qsave_reward.command_options import Device, JsonFlag, Model, check_target
 from qsave_reward.errors import ConfigError, QSaveError
 from qsave_reward.ray_command import RayOut, Workers, score_with_ray
@@ -245,6 +252,7 @@ def doctor(as_json: JsonFlag = False) -> None:
         raise typer.Exit(1)
 
 
+app.command()(calibrate_command.calibrate)
 app.command()(selection_command.rank)
 app.command("filter")(selection_command.filter_set)
 

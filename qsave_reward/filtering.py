@@ -24,26 +24,32 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeAlias
 
 from qsave_reward.clip_list import ClipList
 from qsave_reward.data import make_folder, write_lines
-from qsave_reward.errors import ConfigError
+from qsave_reward.errors import ConfigError, QSaveError
 from qsave_reward.score_log import LoggedClip, ScoreLog, open_log
-from qsave_reward.scoring import Job, score_jobs
+from qsave_reward.scoring import Job, file_stamp, score_jobs
 from qsave_reward.selection import REASONS, Candidate, Pair, Selection, pair_up, reject, values
 from qsave_reward.tables import FilePath, fresh_file
-from qsave_reward.types import DIMENSIONS
+from qsave_reward.types import DIMENSIONS, VideoScore
 
 if TYPE_CHECKING:
     from qsave_reward.model import RewardModel
 
 OUTPUTS = ("kept.jsonl", "rejected.jsonl", "pairs.jsonl", "summary.json")
 """Files beside the score log."""
+
+Done: TypeAlias = Callable[[int, Sequence[VideoScore | QSaveError]], None]
+"""Takes results of jobs that follow one another, whole batches of them, and the place of the first job."""
+
+Bulk: TypeAlias = Callable[[Sequence[Job], Done], None]
+"""Scores many jobs: hands the results of all to `Done`, part by part, in any order of parts."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,7 @@ def filter_clips(
     selection: Selection,
     pairs: bool = False,
     batch_size: int = 4,
+    bulk: Bulk | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> Summary:
     """Score clips, or take their scores from the log of an earlier run, and write what is kept; see above.
@@ -107,6 +114,8 @@ def filter_clips(
         selection: what to keep.
         pairs: also write `pairs.jsonl`.
         batch_size: clips read and scored at a time. It changes scores by rounding errors at most.
+        bulk: scores all unknown clips together, such as `ray_filtering.score_in_bulk`; path and prompt of
+            each are in memory meanwhile. Then `model` gives its provenance, and scores clips that changed.
         progress: called with the number of clips done since the last call.
 
     Raises:
@@ -119,11 +128,14 @@ def filter_clips(
     _check_outputs(clips, Path(folder))
     make_folder(folder)
     with open_log(os.path.join(out, "scores.jsonl"), model.provenance) as log:
+        advance = progress or (lambda _: None)
+        if bulk is not None:
+            _fill(log, clips, bulk, out=folder, batch_size=batch_size, advance=advance)
         candidates = []
         for batch in _score(model, clips, log, out=folder, batch_size=batch_size):
             candidates += batch
-            if progress is not None:
-                progress(len(batch))
+            if bulk is None:
+                advance(len(batch))
         choice = _Choice(
             candidates,
             values(candidates, selection),
@@ -149,25 +161,52 @@ def _check_outputs(clips: ClipList, folder: Path) -> None:
         )
 
 
-def _score(
-    model: RewardModel, clips: ClipList, log: ScoreLog, *, out: str, batch_size: int
-) -> Iterator[list[Candidate]]:
-    """The clips with their scores, in batches; those that the log does not know are scored.
-
-    Batches are the same whatever is known already: company changes a score by a rounding error.
-    """
-    prompts: dict[str, int] = {}
+def _batches(clips: ClipList, out: str, batch_size: int) -> Iterator[list[tuple[Job, LoggedClip]]]:
+    """The clips in batches, the same whatever is known: company changes a score by a rounding error."""
     folder, numbered = clips.folder, enumerate(clips)
     while batch := list(islice(numbered, batch_size)):
         jobs = [Job(clip.video, os.path.join(folder, clip.video), clip.prompt) for _, clip in batch]
-        states = [
-            LoggedClip(i, _shown(clip.video, folder, out), clip.prompt, *_stamp(job.path))
+        yield [
+            (job, LoggedClip(i, _shown(clip.video, folder, out), clip.prompt, *file_stamp(job.path)))
             for (i, clip), job in zip(batch, jobs, strict=True)
         ]
-        new = [i for i, state in enumerate(states) if log.find(state) is None]
-        done = score_jobs(model, [jobs[i] for i in new], batch_size=batch_size, explain=False, reading={})
-        log.append([states[i] for i in new], [scored.result for scored in done])
-        found = [(state.prompt, log.find(state)) for state in states]
+
+
+def _fill(
+    log: ScoreLog,
+    clips: ClipList,
+    bulk: Bulk,
+    *,
+    out: str,
+    batch_size: int,
+    advance: Callable[[int], object],
+) -> None:
+    """Have the clips scored that the log does not know. What is logged stays, however this ends."""
+    batches = _batches(clips, out, batch_size)
+    new = [(job, state) for batch in batches for job, state in batch if log.find(state) is None]
+    advance(clips.count - len(new))
+
+    def done(first: int, results: Sequence[VideoScore | QSaveError]) -> None:
+        for start in range(0, len(results), batch_size):
+            some = results[start : start + batch_size]
+            log.append([state for _, state in new[first + start : first + start + len(some)]], some)
+        advance(len(results))
+
+    if new:
+        bulk([job for job, _ in new], done)
+
+
+def _score(
+    model: RewardModel, clips: ClipList, log: ScoreLog, *, out: str, batch_size: int
+) -> Iterator[list[Candidate]]:
+    """The clips with their scores, in batches; those that the log does not know are scored."""
+    prompts: dict[str, int] = {}
+    for batch in _batches(clips, out, batch_size):
+        new = [(job, state) for job, state in batch if log.find(state) is None]
+        jobs = [job for job, _ in new]
+        done = score_jobs(model, jobs, batch_size=batch_size, explain=False, reading={})
+        log.append([state for _, state in new], [scored.result for scored in done])
+        found = [(state.prompt, log.find(state)) for _, state in batch]
         yield [
             Candidate(prompts.setdefault(prompt, len(prompts)), *score)
             for prompt, score in found
@@ -175,19 +214,14 @@ def _score(
         ]
 
 
-def _stamp(path: str) -> tuple[int | None, int | None]:
-    """Size and time of the last change of a file."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return None, None
-    return found.st_size, found.st_mtime_ns
-
-
 def _shown(path: str, folder: str, out: str) -> str:
     """A path that is relative to a folder as one that is relative to another; both without links."""
     if os.path.isabs(path) or "://" in path:
         return path
+    head, up, tail = path.rpartition("../")
+    with suppress(ValueError):  # no name that a file can have
+        if up:  # what it leads up from may be a link
+            folder, path = os.path.realpath(os.path.join(folder, head + up)), tail
     return os.path.relpath(os.path.join(folder, path), out)
 
 

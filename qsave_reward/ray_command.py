@@ -1,4 +1,4 @@
-"""What `--ray` does for `qsave score` and `qsave serve`, in the manner of `cli`."""
+"""What `--ray` does for `qsave score`, `qsave filter` and `qsave serve`, in the manner of `cli`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from qsave_reward.filtering import Bulk
     from qsave_reward.ray_scoring import RayRun
     from qsave_reward.server.settings import Settings
 
@@ -23,6 +24,9 @@ RayOut = Annotated[
         metavar="DIR",
         help="Score on a Ray cluster, for long lists; DIR gets the results, and a rerun goes on from them.",
     ),
+]
+FilterRay = Annotated[
+    bool, typer.Option("--ray", help="Score on a Ray cluster, for long lists; the rest is as without it.")
 ]
 Workers = Annotated[
     int | None,
@@ -45,7 +49,7 @@ def score_with_ray(requests: Sequence[tuple[str, str, str]], options: Mapping[st
     """
     out, device = options["ray"], options["device"]
     if out is None:
-        raise typer.BadParameter("a number of workers is for --ray, which is missing", param_hint="--workers")
+        raise workers_alone()
     if options["html"] is not None:
         message = "a page needs the clips themselves, which --ray leaves on their nodes"
         raise typer.BadParameter(message, param_hint="--html")
@@ -73,6 +77,38 @@ def score_with_ray(requests: Sequence[tuple[str, str, str]], options: Mapping[st
             progress=advance,
         )
     _show(run, as_json=options["as_json"])
+
+
+def filter_with_ray(
+    model: str, *, device: str | None, out: str, batch_size: int, workers: int | None
+) -> tuple[Any, Bulk]:
+    """What `qsave filter --ray` scores with: a scorer for what is left over, and the cluster.
+
+    Raises:
+        ConfigError: Ray is missing; no such model.
+    """
+    from qsave_reward.ray_cluster import import_ray
+    from qsave_reward.ray_filtering import score_in_bulk
+    from qsave_reward.ray_scoring import load_worker
+
+    import_ray()  # it is missing: say so before the folder is made
+    scorer = load_worker(model, 1, device=device)
+    bulk = partial(
+        score_in_bulk,
+        load=partial(load_worker, _anywhere(model), device=device),
+        batch_size=batch_size,
+        log=os.path.join(out, "ray.log"),
+        device=device,
+        workers=workers,
+    )
+    typer.echo(f"starting on Ray; what is done is kept in {out}", err=True)
+    return scorer, bulk
+
+
+def workers_alone() -> typer.BadParameter:
+    """The error of `--workers` without `--ray`."""
+    message = "a number of workers is for --ray, which is missing"
+    return typer.BadParameter(message, param_hint="--workers")
 
 
 def serve_with_ray(settings: Settings, options: Mapping[str, Any]) -> None:
@@ -108,7 +144,7 @@ def serve_with_ray(settings: Settings, options: Mapping[str, Any]) -> None:
 
 def _anywhere(model: str) -> str:
     """A model by a name that means the same in every folder."""
-    return os.path.abspath(model) if os.path.isdir(model) else model
+    return os.path.realpath(model) if os.path.isdir(model) else model
 
 
 def _show(run: RayRun, *, as_json: bool) -> None:

@@ -27,7 +27,7 @@ from qsave_reward.errors import ConfigError, QSaveError, ServerError
 from qsave_reward.ray_cluster import WORKER_ENV, Share, import_ray, ray_cluster, ray_stderr, share_out
 from qsave_reward.scoring import Job, Scored, score_jobs, score_row
 from qsave_reward.server.worker import Worker
-from qsave_reward.shards import Shard, plan_shards, read_shards, write_shard
+from qsave_reward.shards import plan_shards, read_shards, write_shard
 from qsave_reward.tables import FilePath
 from qsave_reward.types import VideoScore
 
@@ -129,11 +129,21 @@ def score_on_ray(
     advance = progress or (lambda _: None)
     if reused:
         advance(reused)
+
+    def finished(number: int, lines: Sequence[str]) -> None:
+        write_shard(missing[number], lines)
+        advance(len(lines))
+
     if missing:
-        with ray_stderr(os.path.join(out, "ray.log")), ray_cluster() as cluster:
-            for shard, lines in _scored(missing, load, how, share_out(cluster, workers, device)):
-                write_shard(shard, lines)
-                advance(len(lines))
+        score_parts(
+            [shard.jobs for shard in missing],
+            finished,
+            load=load,
+            how=how,
+            log=os.path.join(out, "ray.log"),
+            device=device,
+            workers=workers,
+        )
     path, failed = os.path.join(out, "results.jsonl"), 0
 
     def counted() -> Iterator[str]:
@@ -146,10 +156,38 @@ def score_on_ray(
     return RayRun(path, len(jobs), failed, reused)
 
 
+def score_parts(
+    parts: Sequence[Sequence[Job]],
+    finished: Callable[[int, list[str]], object],
+    *,
+    load: Callable[[int], Any],
+    how: How,
+    log: FilePath,
+    device: str | None = None,
+    workers: int | None = None,
+) -> None:
+    """Score lists of jobs on the Ray cluster at hand, each as a whole by one worker.
+
+    Args:
+        parts: the lists; each of them keeps a worker busy for a while.
+        finished: called here, one call at a time, with the place of a list in `parts` and its lines, in the
+            order in which lists are done.
+        load, how, device, workers: as for `score_on_ray`.
+        log: file that gets what Ray itself has to say.
+
+    Raises:
+        ConfigError: Ray is missing.
+        ServerError: as `score_on_ray`.
+    """
+    with ray_stderr(os.fspath(log)), ray_cluster() as cluster:
+        for number, lines in _scored(parts, load, how, share_out(cluster, workers, device)):
+            finished(number, lines)
+
+
 def _scored(
-    shards: Sequence[Shard], load: Callable[[int], Any], how: How, share: Share
-) -> Iterator[tuple[Shard, list[str]]]:
-    """Shards with their lines, as they are finished.
+    parts: Sequence[Sequence[Job]], load: Callable[[int], Any], how: How, share: Share
+) -> Iterator[tuple[int, list[str]]]:
+    """Places of lists with their lines, as they are finished.
 
     Raises:
         ServerError: (`code="ray"`) the run broke off.
@@ -157,7 +195,7 @@ def _scored(
     ray, data = import_ray(), import_ray("ray.data")
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what matters of it is in the error
     folder = os.getcwd()
-    rows = [{"shard": i, "folder": folder, "jobs": json.dumps(shard.jobs)} for i, shard in enumerate(shards)]
+    rows = [{"shard": i, "folder": folder, "jobs": json.dumps(part)} for i, part in enumerate(parts)]
     dataset = data.from_items(rows, override_num_blocks=len(rows)).map(
         ShardScorer,
         fn_constructor_args=(load, share.cpus, how),
@@ -172,7 +210,7 @@ def _scored(
         for row in dataset.iter_rows():
             if row["failed"]:
                 raise _broken_off(row["failed"])
-            yield shards[row["shard"]], row["lines"].split("\n")
+            yield row["shard"], row["lines"].split("\n")
     except ray.exceptions.RayError as error:
         # Messages of Ray end with the cause.
         raise _broken_off(str(error).strip().rpartition("\n")[2] or type(error).__name__) from error

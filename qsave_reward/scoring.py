@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -81,6 +82,15 @@ def _read(path: str, sampling: Sampling, reading: Mapping[str, Any]) -> Clip | Q
         return read_clip(path, sampling, **reading)
     except QSaveError as error:
         return error
+
+
+def file_stamp(path: str) -> tuple[int | None, int | None]:
+    """Bytes of a file and time of its last change in nanoseconds; twice `None` where there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None, None
+    return found.st_size, found.st_mtime_ns
 
 
 def score_row(scored: Scored, provenance: Mapping[str, Any], *, reasoning: bool) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +16,7 @@ import typer
 from qsave_reward import command_options
 from qsave_reward.command_options import Device, JsonFlag, Model
 from qsave_reward.errors import QSaveError
+from qsave_reward.ray_command import FilterRay, Workers, filter_with_ray, workers_alone
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -107,14 +110,16 @@ def filter_set(
     model: Model = "tiny",
     device: Device = None,
     batch_size: BatchSize = 4,
+    ray: FilterRay = False,
+    workers: Workers = None,
 ) -> None:
     """Keep the good clips of a set: floors first, then the rule. Never scores a clip twice."""
     if keep is None and not floor:
         raise typer.BadParameter("expected --keep, --min or both: what is a good clip?")
     if tie_margin is not None and not pairs:
         raise typer.BadParameter("a tie margin is for --pairs, which is missing", param_hint="--tie-margin")
-    from rich.console import Console
-
+    if workers is not None and not ray:
+        raise workers_alone()
     from qsave_reward.clip_list import read_clip_list
     from qsave_reward.filtering import filter_clips
     from qsave_reward.selection import Selection, parse_keep
@@ -127,8 +132,12 @@ def filter_set(
         tie_margin=tie_margin or 0.0,
     )
     clips = read_clip_list(source)
-    scorer = command_options.load_model(model, device)
-    with progress_bar(clips.count, "scoring") as advance:
+    if ray:
+        scorer, bulk = filter_with_ray(model, device=device, out=out, batch_size=batch_size, workers=workers)
+    else:
+        scorer, bulk = command_options.load_model(model, device), None
+    # What Ray has to say goes to standard error too.
+    with redirect_stdout(sys.stderr), progress_bar(clips.count, "scoring") as advance:
         summary = filter_clips(
             scorer,
             clips,
@@ -136,23 +145,25 @@ def filter_set(
             selection=selection,
             pairs=pairs,
             batch_size=batch_size,
+            bulk=bulk,
             progress=advance,
         )
-    files = [
-        "kept.jsonl",
-        "rejected.jsonl",
-        *(["pairs.jsonl"] if pairs else []),
-        "scores.jsonl",
-        "summary.json",
-    ]
+    _show_summary(summary, out, as_json=as_json)
+    if summary.rejected["unreadable"]:
+        typer.echo(f"{summary.rejected['unreadable']} of {summary.n} clips could not be scored", err=True)
+        raise typer.Exit(1)
+
+
+def _show_summary(summary: Summary, out: str, *, as_json: bool) -> None:
+    from rich.console import Console
+
+    pairs = [] if summary.pairs is None else ["pairs.jsonl"]
+    files = ["kept.jsonl", "rejected.jsonl", *pairs, "scores.jsonl", "summary.json"]
     if as_json:
         written = {name.partition(".")[0]: os.path.join(out, name) for name in files}
         typer.echo(json.dumps({**summary.to_dict(), "files": written}))
     else:
         Console().print(_summary_view(summary, out, files))
-    if summary.rejected["unreadable"]:
-        typer.echo(f"{summary.rejected['unreadable']} of {summary.n} clips could not be scored", err=True)
-        raise typer.Exit(1)
 
 
 def _numbers(settings: Sequence[str] | None, option: str) -> dict[str, float] | None:
@@ -190,7 +201,7 @@ def _group_view(row: Mapping[str, Any]) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from qsave_reward.terminal import _plain
+    from qsave_reward.terminal import plain_text
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("", justify="right", no_wrap=True)
@@ -202,7 +213,7 @@ def _group_view(row: Mapping[str, Any]) -> RenderableType:
         scores = [f"{score['mean']:.2f}" for score in row["scores"][i].values()]
         table.add_row(
             str(place),
-            _plain(row["videos"][i], "bold" if place == 1 else ""),
+            plain_text(row["videos"][i], "bold" if place == 1 else ""),
             Text(f"{row['values'][i]:.2f}", "bold"),
             *scores,
             "" if ahead is None else f"{ahead:.3f}",
@@ -211,13 +222,15 @@ def _group_view(row: Mapping[str, Any]) -> RenderableType:
     warnings = list(dict.fromkeys(warning for some in row["warnings"] for warning in some))
     failed = [
         Text.assemble(
-            _plain(row["videos"][i]), ("  not scored, ", "bold red"), _plain(row["errors"][i]["message"])
+            plain_text(row["videos"][i]),
+            ("  not scored, ", "bold red"),
+            plain_text(row["errors"][i]["message"]),
         )
         for i in row["failed"]
     ]
     title = row["prompt"] if row["id"] is None else f"{row['id']}: {row['prompt']}"
-    notes = [Text.assemble(("! ", "bold yellow"), _plain(warning, "yellow")) for warning in warnings]
-    return Group(Rule(style="dim"), _plain(title, "dim"), table, *failed, *notes, Text())
+    notes = [Text.assemble(("! ", "bold yellow"), plain_text(warning, "yellow")) for warning in warnings]
+    return Group(Rule(style="dim"), plain_text(title, "dim"), table, *failed, *notes, Text())
 
 
 def _summary_view(summary: Summary, out: str, files: Sequence[str]) -> RenderableType:
@@ -227,7 +240,7 @@ def _summary_view(summary: Summary, out: str, files: Sequence[str]) -> Renderabl
     from rich.text import Text
 
     from qsave_reward.selection import REASONS
-    from qsave_reward.terminal import _plain
+    from qsave_reward.terminal import plain_text
 
     kept = [Text.assemble("kept ", (f"{summary.kept} of {summary.n}", "bold"), " clips")]
     if summary.lowest_kept is not None:
@@ -242,4 +255,4 @@ def _summary_view(summary: Summary, out: str, files: Sequence[str]) -> Renderabl
             table.add_row(str(count), REASONS[code])
     for code, count in summary.failures.items():
         table.add_row("", f"{count} {code}")
-    return Group(*kept, table, _plain(f"wrote {', '.join(files)} in {out}"))
+    return Group(*kept, table, plain_text(f"wrote {', '.join(files)} in {out}"))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from qsave_reward.data import make_folder, write_lines
 from qsave_reward.errors import ConfigError
-from qsave_reward.scoring import Job
+from qsave_reward.scoring import Job, file_stamp
 from qsave_reward.tables import FilePath
 
 LARGEST = 256
@@ -58,14 +58,18 @@ def plan_shards(
         ConfigError: `folder` cannot be made.
     """
     make_folder(folder)
-    wanted = min(LARGEST, max(1, -(-len(jobs) // MANY)))
-    size = -(-wanted // batch_size) * batch_size
     shards = []
-    for number, start in enumerate(range(0, len(jobs), size)):
-        part = jobs[start : start + size]
+    for number, part in enumerate(cut_jobs(jobs, batch_size=batch_size)):
         name = f"{number:06d}-{_digest(part, made_with)}.jsonl"
         shards.append(Shard(Path(os.path.realpath(folder), name), part))
     return shards
+
+
+def cut_jobs(jobs: Sequence[Job], *, batch_size: int) -> list[Sequence[Job]]:
+    """The jobs of each shard: whole batches, but for the last one."""
+    wanted = min(LARGEST, max(1, -(-len(jobs) // MANY)))
+    size = -(-wanted // batch_size) * batch_size
+    return [jobs[start : start + size] for start in range(0, len(jobs), size)]
 
 
 def write_shard(shard: Shard, lines: Sequence[str]) -> None:
@@ -97,14 +101,5 @@ def read_shards(shards: Sequence[Shard]) -> Iterator[str]:
 
 
 def _digest(jobs: Sequence[Job], made_with: Mapping[str, Any]) -> str:
-    known = [dict(made_with), [[*job, *_stamp(job.path)] for job in jobs]]
+    known = [dict(made_with), [[*job, *file_stamp(job.path)] for job in jobs]]
     return hashlib.blake2b(json.dumps(known, sort_keys=True).encode(), digest_size=8).hexdigest()
-
-
-def _stamp(path: str) -> tuple[int | None, int | None]:
-    """Size and time of the last change of a file."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return None, None
-    return found.st_size, found.st_mtime_ns

@@ -18,6 +18,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from qsave_reward.calibration import Calibration
 from qsave_reward.errors import QSaveError
 from qsave_reward.scoring import Scored
 from qsave_reward.types import DIMENSIONS, LEVELS, Defect, DimensionScore
@@ -53,23 +54,23 @@ def score_card(scored: Scored, *, reasoning: bool) -> RenderableType:
     title.add_column(ratio=1, overflow="fold")
     title.add_column(justify="right", no_wrap=True)
     if isinstance(result, QSaveError):
-        title.add_row(_plain(file, "bold"), Text("not scored", "bold red"))
-        message = Text.assemble((f"{result.code}: ", "red"), _plain(str(result)))
+        title.add_row(plain_text(file, "bold"), Text("not scored", "bold red"))
+        message = Text.assemble((f"{result.code}: ", "red"), plain_text(str(result)))
         return Group(Rule(style="dim"), title, Padding(message, (0, 0, 1, 2)))
     overall = Text.assemble("overall ", (f"{result.overall:.2f}", "bold"), f" {_level(result.overall)}")
-    title.add_row(_plain(file, "bold"), overall)
-    parts: list[RenderableType] = [Rule(style="dim"), title, Padding(_plain(prompt, "dim"), (0, 0, 1, 0))]
+    title.add_row(plain_text(file, "bold"), overall)
+    parts: list[RenderableType] = [Rule(style="dim"), title, Padding(plain_text(prompt, "dim"), (0, 0, 1, 0))]
     parts.append(Padding(_score_table(result.scores), (0, 0, 0, 2)))
     if result.defects is not None:
         parts.append(Padding(_defect_table(result.defects), (1, 0, 0, 2)))
     if reasoning and result.reasoning:
-        parts.append(Padding(_plain(result.reasoning, "italic"), (1, 0, 0, 2)))
+        parts.append(Padding(plain_text(result.reasoning, "italic"), (1, 0, 0, 2)))
     if result.warnings:
         notes = Table.grid(padding=(0, 1))
         notes.add_column()
         notes.add_column(overflow="fold")
         for warning in result.warnings:
-            notes.add_row(Text("!", "bold yellow"), _plain(warning, "yellow"))
+            notes.add_row(Text("!", "bold yellow"), plain_text(warning, "yellow"))
         parts.append(Padding(notes, (1, 0, 0, 2)))
     return Group(*parts, Text())
 
@@ -111,7 +112,7 @@ def _defect_table(defects: tuple[Defect, ...]) -> RenderableType:
     for defect in sorted(defects, key=lambda d: (DIMENSIONS.index(d.dimension), d.start or 0.0)):
         span = "whole clip" if defect.start is None else f"{defect.start:.1f}-{defect.end:.1f} s"
         table.add_row(
-            _plain(defect.label, f"bold {COLORS[defect.dimension]}"),
+            plain_text(defect.label, f"bold {COLORS[defect.dimension]}"),
             _name(defect.dimension),
             f"severity {defect.severity:.2f}, {span}",
         )
@@ -150,11 +151,11 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> RenderableType:
         numbers = ", ".join(_number(known[name]["srcc"]) for name in dimensions)
         lines.append(Text(f"the mean of the clip's generator: SRCC {numbers}", "dim"))
     notes = {results[name]["reason"] for name in (*dimensions, "attribution") if results[name]["reason"]}
-    lines += [_plain(note, "yellow") for note in sorted(notes)]
+    lines += [plain_text(note, "yellow") for note in sorted(notes)]
     if evaluation["n_failed"]:
         counts = ", ".join(f"{code} {count}" for code, count in sorted(evaluation["failures"].items()))
         lines.append(Text(f"{evaluation['n_failed']} of {evaluation['n']} clips failed: {counts}", "red"))
-    title = _plain(f"{evaluation['data']}, {evaluation['mode']} scores, {evaluation['n']} clips", "bold")
+    title = plain_text(f"{evaluation['data']}, {evaluation['mode']} scores, {evaluation['n']} clips", "bold")
     return Group(title, Text(), table, Text(), views, Text(), *lines)
 
 
@@ -177,6 +178,18 @@ def _views(results: Mapping[str, Any], dimensions: Sequence[str]) -> Table:
     return table
 
 
+def calibration_table(calibration: Calibration) -> RenderableType:
+    """Mean and spread of each dimension."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("", no_wrap=True)
+    for name in ("mean", "std"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for dimension in DIMENSIONS:
+        numbers = calibration.mean[dimension], calibration.std[dimension]
+        table.add_row(_name(dimension), *map(_number, numbers))
+    return Group(plain_text(f"{calibration.data}, {calibration.n} clips", "bold"), Text(), table)
+
+
 def doctor_view(report: Mapping[str, Any]) -> RenderableType:
     """The report of `doctor.examine`."""
     table = Table.grid(padding=(0, 2))
@@ -190,8 +203,16 @@ def doctor_view(report: Mapping[str, Any]) -> RenderableType:
         table.add_row(group, ", ".join(versions))
     for check in report["checks"]:
         verdict = Text("ok ", "green") if check["ok"] else Text("FAILED ", "bold red")
-        table.add_row(check["name"], Text.assemble(verdict, _plain(check["detail"])))
+        table.add_row(check["name"], Text.assemble(verdict, plain_text(check["detail"])))
     return table
+
+
+def plain_text(text: str, style: str = "") -> Text:
+    """Text as it is, with control characters (which could drive the terminal) made visible."""
+    shown = "".join(
+        char if char == "\n" or unicodedata.category(char)[0] != "C" else ascii(char)[1:-1] for char in text
+    )
+    return Text(shown, style)
 
 
 def _name(dimension: str) -> str:
@@ -208,11 +229,3 @@ def _number(value: float | None) -> str:
 
 def _interval(pair: tuple[float, float] | None) -> str:
     return "-" if pair is None else f"{pair[0]:.3f} to {pair[1]:.3f}"
-
-
-def _plain(text: str, style: str = "") -> Text:
-    """Text as it is, with control characters (which could drive the terminal) made visible."""
-    shown = "".join(
-        char if char == "\n" or unicodedata.category(char)[0] != "C" else ascii(char)[1:-1] for char in text
-    )
-    return Text(shown, style)

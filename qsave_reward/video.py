@@ -219,7 +219,8 @@ def _absolute(path: str | os.PathLike[str]) -> str:
     name = os.fspath(path)
     if "://" in name:
         raise VideoError(f"URLs are never fetched, got {name!r}; download it and pass the path", code="url")
-    return os.path.abspath(name)
+    # As the system would open it: to shorten `link/..` is to name another file where `link` is a link.
+    return name if os.path.isabs(name) else os.path.join(os.getcwd(), name)
 
 
 def _check_arguments(fps: float | None, times: Sequence[float] | None, decoder: str) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from fake_model import FakeModel
+from fake_model import Company, FakeModel
 
 from qsave_reward.errors import ServerError
 from qsave_reward.scoring import Job, score_jobs, score_row
@@ -68,3 +69,22 @@ def unloadable(threads: int) -> Unloadable:
 
 def fake(threads: int) -> FakeModel:
     return FakeModel()
+
+
+class Slow(Company):
+    """Takes its time for a batch, and then notes the prompts in a file."""
+
+    def __init__(self, notes: str) -> None:
+        super().__init__()
+        self.notes = notes
+
+    def score_batch(self, videos, prompts, **options):
+        time.sleep(0.1)
+        with open(self.notes, "a") as file:
+            file.write("".join(prompt + "\n" for prompt in prompts))
+        return super().score_batch(videos, prompts, **options)
+
+
+def slow_worker(notes: str, threads: int, *, device: str | None = None) -> Slow:
+    """In the place of `load_worker`; its model is the file for notes."""
+    return Slow(notes)

@@ -68,6 +68,15 @@ def test_save_and_load(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["calibration.json"]
 
 
+def test_a_file_of_another_name(tmp_path):
+    path = CALIBRATION.save(tmp_path / "ours.json")
+    assert path == tmp_path / "ours.json" and [file.name for file in tmp_path.iterdir()] == ["ours.json"]
+    assert Calibration.load(path, revision="0123") == Calibration.load(str(path)) == CALIBRATION
+    with pytest.raises(ConfigError) as caught:
+        Calibration.load(tmp_path)
+    assert caught.value.code == "no_calibration"
+
+
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     CALIBRATION.save(tmp_path)
     monkeypatch.setattr("os.replace", lambda *args: (_ for _ in ()).throw(OSError("disk full")))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cli_cases import write_clips
-from fake_model import FakeModel
+from fake_model import Company, FakeModel
 from filter_cases import rows, run, write_set, written
 from list_files import lines
 
@@ -17,7 +17,7 @@ from qsave_reward.errors import ConfigError
 from qsave_reward.filtering import OUTPUTS
 from qsave_reward.model import RewardModel
 from qsave_reward.score_log import open_log
-from qsave_reward.types import DIMENSIONS, VideoScore
+from qsave_reward.types import DIMENSIONS
 from qsave_reward.video import read_clip
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "serving"))
@@ -170,23 +170,6 @@ def test_clips_are_noted_down_as_the_model_gets_them(tiny, tmp_path, monkeypatch
     assert not ended.value.code and len(rows(tmp_path / "out" / LOG)) == 3
     digests = [hashlib.sha256(read_clip(name).frames.tobytes()).hexdigest() for name in names]
     assert list(positions(tmp_path / "record")) == digests
-
-
-class Company(FakeModel):
-    """The more clips there are in a batch, the higher each score, by little."""
-
-    def score_batch(self, videos, prompts, **options):
-        cards = super().score_batch(videos, prompts, **options)
-        return [self._lifted(card, len(videos)) for card in cards]
-
-    def _lifted(self, card, company):
-        if not isinstance(card, VideoScore):
-            return card
-        scores = {
-            name: type(score).from_probs([p + 1e-6 * company * (0.2 - p) for p in score.probs])
-            for name, score in card.scores.items()
-        }
-        return VideoScore(scores, card.provenance)
 
 
 def test_wherever_the_log_was_cut_it_ends_as_if_it_was_not(tmp_path):

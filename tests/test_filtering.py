@@ -107,6 +107,27 @@ def test_each_output_is_the_input_of_the_next_command(folder, monkeypatch) -> No
     assert [row["video"] for row in rows(folder / "again/kept.jsonl")] == ["../clips/2.mp4"] * 2
 
 
+def test_a_path_that_leads_up_from_a_link_still_names_its_clip(folder) -> None:
+    (folder / "far/inner").mkdir(parents=True)
+    (folder / "clips/2.mp4").rename(folder / "far/2.mp4")
+    (folder / "clips/link").symlink_to(folder / "far/inner")
+    given = [
+        "clips/link/../2.mp4",
+        "clips/../clips/0.mp4",
+        "a..b/../1.mp4",
+        "a\0/../1.mp4",
+        "\ud800/../1.mp4",
+    ]
+    lines(folder / "in.jsonl", [{"video": video, "prompt": "x"} for video in given])
+    summary, _ = run(folder / "in.jsonl", folder / "out", Selection(parse_keep("above:1")))
+    assert (summary.kept, sum(summary.failures.values())) == (2, 3)
+    assert [row["video"] for row in rows(folder / "out/kept.jsonl")] == ["../far/2.mp4", "../clips/0.mp4"]
+    assert [row["size"] for row in rows(folder / "out/scores.jsonl")][:2] == [
+        (folder / "far/2.mp4").stat().st_size,
+        (folder / "clips/0.mp4").stat().st_size,
+    ]
+
+
 def test_absolute_paths_and_addresses_stay(folder) -> None:
     given = [str(folder / "clips/0.mp4"), "http://localhost:1/a.mp4", "clips/a\0b.mp4", "clips/\udcff.mp4"]
     lines(folder / "in.jsonl", [{"video": video, "prompt": "x"} for video in given])

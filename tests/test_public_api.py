@@ -23,8 +23,16 @@ LAYERS = [
     ["slots", "processor", "fast_vision", "model", "supervision", "server_pool", "client"],
     ["calibration", "reward", "adapters", "best_of"],
     ["scoring", "score_log", "filtering", "evaluate", "media", "report", "doctor"],
-    ["shards", "ray_cluster", "ray_scoring", "server"],
-    ["terminal", "command_options", "ray_command", "data_command", "selection_command", "serve_command"],
+    ["shards", "ray_cluster", "ray_filtering", "ray_scoring", "server"],
+    [
+        "terminal",
+        "command_options",
+        "ray_command",
+        "data_command",
+        "calibrate_command",
+        "selection_command",
+        "serve_command",
+    ],
     ["bench_command", "cli"],
 ]
 

@@ -1,4 +1,4 @@
-"""Scoring and serving on a Ray cluster of two small nodes on this machine."""
+"""Scoring, filtering and serving on a Ray cluster of two small nodes on this machine."""
 
 import contextlib
 import importlib.util
@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -16,14 +17,20 @@ import httpx
 import numpy as np
 import pytest
 import ray_cases
-from fake_model import FakeModel
+from cli_cases import command
+from fake_model import Company, FakeModel
+from filter_cases import written
+from list_files import lines
 from ray_cases import clip_jobs, plain_lines
 
 from qsave_reward.client import RewardClient
+from qsave_reward.clip_list import read_clip_list
 from qsave_reward.errors import ServerError
+from qsave_reward.filtering import filter_clips
 from qsave_reward.ray_cluster import import_ray
 from qsave_reward.ray_scoring import How, score_on_ray
 from qsave_reward.scoring import Job
+from qsave_reward.selection import Selection, parse_keep
 from qsave_reward.video import read_clip
 
 pytestmark = [
@@ -40,6 +47,16 @@ from qsave_reward.server.ray_app import Address, serve_on_ray
 from qsave_reward.server.settings import Settings
 address = Address("127.0.0.1", PORT)
 serve_on_ray(ray_cases.fake, Settings(token={TOKEN!r}), address, replicas=2, announce=print)
+"""
+
+
+FILTER = """
+import sys
+import ray_cases
+from qsave_reward import cli, ray_scoring
+ray_scoring.load_worker = ray_cases.slow_worker
+sys.argv[0] = "qsave"
+cli.main()
 """
 
 
@@ -125,6 +142,47 @@ def test_a_run_that_breaks_off_says_why(cluster, tmp_path):
         score_on_ray(ray_cases.unloadable, clip_jobs(tmp_path, "ab"), out=tmp_path, how=How(), workers=1)
     assert caught.value.code == "ray"
     assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_a_filter_killed_on_ray_ends_as_in_one_process_and_scores_no_logged_clip_twice(
+    cluster, tmp_path, monkeypatch, capsys
+):
+    clip_jobs(tmp_path, "abc")
+    names = ["0.mp4", "1.mp4", "none.mp4", "2.mp4"]
+    listed = [{"video": names[i % 4], "prompt": f"prompt {i}"} for i in range(50)]
+    lines(tmp_path / "in.jsonl", listed)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("qsave_reward.ray_scoring.load_worker", ray_cases.slow_worker)
+    notes = str(tmp_path / "notes")
+    words = ["filter", "in.jsonl", "--keep", "top:0.3", "--pairs", "--batch-size", "3", "--model", notes]
+    on_ray = [*words, "--out", "out", "--ray", "--workers", "2"]
+    environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": HERE}
+    run = subprocess.Popen([sys.executable, "-c", FILTER, *on_ray], env=environment, stderr=subprocess.PIPE)
+    log = tmp_path / "out" / "scores.jsonl"
+    try:
+        wait_for(lambda: log.exists() and len(log.read_bytes().splitlines()) > 8)
+    finally:
+        run.kill()
+        said = run.communicate()[1].decode()
+    assert run.returncode == -signal.SIGKILL and said == "starting on Ray; what is done is kept in out\n"
+    logged = [json.loads(line)["prompt"] for line in read(log)]
+    assert 8 < len(logged) < 50 and not written(tmp_path / "out")
+
+    qsave = command(monkeypatch, capsys)
+    code, out, err = qsave(*on_ray, "--json")
+    assert (code, json.loads(out)["n"]) == (1, 50)
+    assert err.endswith("12 of 50 clips could not be scored\n")
+    scored = Counter(read(notes))
+    readable = {row["prompt"] for row in listed if row["video"] != "none.mp4"}
+    assert set(scored) == readable and all(scored[prompt] == 1 for prompt in logged if prompt in readable)
+
+    calm = partial(filter_clips, Company(), read_clip_list("in.jsonl"), batch_size=3, pairs=True)
+    calm(out="calm", selection=Selection(parse_keep("top:0.3")))
+    assert written(tmp_path / "out") == written(tmp_path / "calm") and len(written(tmp_path / "out")) == 4
+    assert sorted(read(log)) == sorted(read("calm/scores.jsonl"))
+
+    monkeypatch.setattr("qsave_reward.ray_scoring.ray_cluster", None)  # nothing is left for a cluster
+    assert qsave(*on_ray)[0] == 1 and Counter(read(notes)) == scored
 
 
 def test_served_on_every_node_restarted_and_ended_by_a_signal(cluster):

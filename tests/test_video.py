@@ -170,3 +170,18 @@ def test_real_clips(record):
         assert clip.duration == pytest.approx(record["frames"] / record["fps"], abs=0.06)
     elif "frames" in record:
         assert clip.duration == record["frames"] / 8 and "8 fps assumed" in clip.warnings[0]
+
+
+def test_a_path_names_the_file_that_the_system_would_open(tmp_path, monkeypatch):
+    for name, level in (("near", 50), ("far", 200)):
+        (tmp_path / name / "inner").mkdir(parents=True)
+        write_clip(tmp_path / name / "a.mp4", np.full((2, 32, 32, 3), level, np.uint8), fps=8)
+    (tmp_path / "near" / "link").symlink_to(tmp_path / "far" / "inner")
+    monkeypatch.chdir(tmp_path / "near")
+    for path in ("link/../a.mp4", Path("link/../a.mp4"), str(tmp_path / "near/link/../a.mp4")):
+        assert abs(float(read_clip(path).frames.mean()) - 200) < 5
+    for path in ("a.mp4", "inner/../a.mp4", "./inner/.././a.mp4"):
+        assert abs(float(read_clip(path).frames.mean()) - 50) < 5
+    for path in ("none/../a.mp4", "a.mp4/", "a.mp4/../a.mp4"):
+        assert refusal(path).code == "not_found"
+    assert refusal("").code == "not_a_file"
