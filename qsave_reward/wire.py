@@ -120,7 +120,7 @@ def encode_request(request: Request) -> list[Any]:
     return [len(encoded).to_bytes(4, "big") + encoded, *parts]
 
 
-def decode_request(body: bytearray | bytes) -> Request:
+def decode_request(body: bytes | bytearray | memoryview) -> Request:
     """Read a body.
 
     A clip whose own description is wrong (a side of 3 pixels, times that run backwards) becomes an item that

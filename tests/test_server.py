@@ -310,15 +310,20 @@ def test_batches_are_as_large_as_the_budget_and_of_one_mode():
         assert reply.status_code == 200
         assert sorted(size for _, size in model.batches) == [1, 3, 3]
         model.batches.clear()
-        callers = [
-            threading.Thread(target=post, args=(url, body_of(Item(gray(9), "x"), mode=mode)))
-            for mode in ("direct", "reasoned", "direct")
-        ]
-        for caller in callers:
+        model.gate.clear()
+        callers = []
+        for taken, mode in enumerate(("direct", "direct", "direct", "reasoned", "direct"), 1):
+            caller = threading.Thread(target=post, args=(url, body_of(Item(gray(9), "x"), mode=mode)))
             caller.start()
+            callers.append(caller)
+            # The first two, each a batch of its own, take both of the replica's threads.
+            text = f"qsave_batch_clips_count {3 + min(taken, 2)}.0"
+            wait_until(lambda text=text: text in get(url, "/metrics").text)
+        wait_until(lambda: "qsave_queue_clips 5.0" in get(url, "/metrics").text)
+        model.gate.set()
         for caller in callers:
             caller.join(20)
-        assert sorted(model.batches) == [("direct", 2), ("reasoned", 1)]
+        assert sorted(model.batches) == [("direct", 1), ("direct", 1), ("direct", 2), ("reasoned", 1)]
 
 
 def test_rank(server):

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from conftest import WEIGHTS
 from fake_model import FakeModel
 from hypothesis import given
 from hypothesis import strategies as st
-from served import HTTP, served
+from served import HTTP, GatedModel, served, wait_until
 
 from qsave_reward.errors import ServerError
 from qsave_reward.server import batching
@@ -43,6 +45,73 @@ def test_long_prompts_make_small_batches():
             assert max(count for _, count in model.batches) == size
             assert sum(count for _, count in model.batches) == 6
             model.batches.clear()
+
+
+def one_clip(url: str) -> float:
+    """Seconds of a request."""
+    clip = read_clip(np.zeros((2, 32, 32, 3), np.uint8), fps=8.0)
+    body = b"".join(bytes(part) for part in encode_request(Request((Item(clip, "x"),))))
+    started = time.monotonic()
+    assert HTTP.post(f"{url}/v1/score", content=body, headers=PACKED).status_code == 200
+    return time.monotonic() - started
+
+
+WINDOW = Settings(batch_window=1.0)
+
+
+def begun(url: str) -> int:
+    """Batches that have left the queue."""
+    lines = HTTP.get(f"{url}/metrics").text.splitlines()
+    return int(next(float(line.split()[1]) for line in lines if line.startswith("qsave_batch_clips_count")))
+
+
+def test_a_lone_clip_does_not_wait_for_company():
+    with served(FakeModel(), WINDOW) as url:
+        assert max(one_clip(url) for _ in range(3)) < 0.9
+
+
+def test_clips_that_come_while_a_replica_works_travel_together_when_it_is_done():
+    model = GatedModel()
+    with served(model, WINDOW) as url, ThreadPoolExecutor(3) as callers:
+        model.batches.clear()
+        model.gate.clear()
+        first = callers.submit(one_clip, url)
+        wait_until(lambda: begun(url) == 1)
+        others = [callers.submit(one_clip, url) for _ in range(2)]
+        wait_until(lambda: "qsave_queue_clips 3.0" in HTTP.get(f"{url}/metrics").text)
+        assert begun(url) == 1
+        model.gate.set()
+        assert first.result() and max(other.result() for other in others) < 0.9
+        assert model.batches == [("direct", 1), ("direct", 2)]
+
+
+def test_after_the_window_a_second_batch_is_prepared_beside_the_first():
+    model = GatedModel()
+    with served(model, WINDOW) as url, ThreadPoolExecutor(3) as callers:
+        model.batches.clear()
+        model.gate.clear()
+        clips = [callers.submit(one_clip, url)]
+        wait_until(lambda: begun(url) == 1)
+        started = time.monotonic()
+        clips += [callers.submit(one_clip, url) for _ in range(2)]
+        wait_until(lambda: begun(url) == 2)
+        assert time.monotonic() - started > 0.9
+        model.gate.set()
+        assert all(clip.result() for clip in clips)
+        assert sorted(model.batches) == [("direct", 1), ("direct", 2)]
+
+
+def test_an_idle_replica_comes_first():
+    stuck, idle = GatedModel(), GatedModel()
+    with served([stuck, idle], WINDOW) as url, ThreadPoolExecutor(1) as callers:
+        wait_until(lambda: stuck.batches and idle.batches)  # warm
+        stuck.gate.clear()
+        first = callers.submit(one_clip, url)
+        wait_until(lambda: begun(url) == 1)
+        assert max(one_clip(url) for _ in range(4)) < 0.9
+        assert (len(stuck.batches), len(idle.batches)) == (1, 5)
+        stuck.gate.set()
+        assert first.result()
 
 
 class Sleeper(FakeModel):

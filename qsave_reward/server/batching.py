@@ -1,9 +1,10 @@
 """Clips wait in one queue; each replica takes as many as fill a forward pass.
 
 A batch holds clips of one mode up to a budget of visual tokens; the longest of long prompts is counted for
-each clip, since the others are padded to it. It leaves when the budget is full or when its first clip has
-waited for the window, whichever is earlier. A batch that fails is halved until the clip to blame stands
-alone: the others get their scores.
+each clip, since the others are padded to it. It leaves at once for a replica that does nothing; for one at
+work, when the budget is full or when its first clip has waited for the window, whichever is earlier: a lone
+clip waits for nobody, and under load the next batch fills while the replica works. A batch that fails is
+halved until the clip to blame stands alone: the others get their scores.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +49,7 @@ class Ticket:
     prompt: str
     mode: WireMode
     deadline: float
+    tokens: int = 0  # visual ones, known once it is in the queue
     arrived: float = field(default_factory=time.monotonic)
     result: asyncio.Future[VideoScore | QSaveError] = field(
         default_factory=lambda: asyncio.get_running_loop().create_future()
@@ -92,24 +95,21 @@ class Batcher:
         self.waiting: deque[Ticket] = deque()
         self.promised = 0
         self.pace = 0.0  # clips scored a second, smoothed
-        self._arrival = asyncio.Event()
-        self._turn = asyncio.Lock()
+        self._change = asyncio.Event()
         self._threads = ThreadPoolExecutor(len(replicas) * BATCHES_AT_ONCE, thread_name_prefix="score")
-        self._loops: list[asyncio.Task[None]] = []
+        self._busy = [0] * len(replicas)  # batches that each replica works on
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Begin to serve the queue; needs a running event loop."""
-        self._loops = [
-            asyncio.create_task(self._serve(replica))
-            for replica in self.replicas
-            for _ in range(BATCHES_AT_ONCE)
-        ]
+        self._tasks.add(asyncio.create_task(self._hand_out()))
 
     async def close(self) -> None:
         """Stop; what still waits gets a `ServerError`."""
-        for loop in self._loops:
-            loop.cancel()
-        await asyncio.gather(*self._loops, return_exceptions=True)
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         while self.waiting:
             _settle(self.waiting.popleft(), ServerError("the server is shutting down", code="shutting_down"))
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -140,29 +140,41 @@ class Batcher:
 
     def submit(self, ticket: Ticket) -> asyncio.Future[VideoScore | QSaveError]:
         """Put a clip into the queue. Cancelling the future takes it out."""
+        ticket.tokens = visual_tokens(ticket.clip, self.plan)
         self.waiting.append(ticket)
-        self._arrival.set()
+        self._change.set()
         return ticket.result
 
-    async def _serve(self, replica: Any) -> None:
+    async def _hand_out(self) -> None:
+        """Give batches to replicas, one at a time, so that no batch is split between two."""
         while True:
-            async with self._turn:  # batches are filled one at a time, so that none is split between replicas
-                batch = await self._next_batch()
-            if batch:
-                await self._score(replica, batch)
+            wait = self._wait()
+            if wait is None or wait > 0:
+                self._change.clear()
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._change.wait(), wait)
+            elif batch := self._take():
+                replica = self._busy.index(min(self._busy))
+                self._busy[replica] += 1
+                task = asyncio.create_task(self._work(replica, batch))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
-    async def _next_batch(self) -> list[Ticket]:
-        while not self._prune():
-            self._arrival.clear()
-            await self._arrival.wait()
-        leaves = self.waiting[0].arrived + self.settings.batch_window
-        while (wait := leaves - time.monotonic()) > 0 and not self._full():
-            self._arrival.clear()
-            try:
-                await asyncio.wait_for(self._arrival.wait(), wait)
-            except asyncio.TimeoutError:
-                break
-        return self._take()
+    def _wait(self) -> float | None:
+        """Seconds until the next batch leaves, if nothing changes; `None` when something has to change."""
+        busy = min(self._busy)
+        if busy >= BATCHES_AT_ONCE or not self._prune():
+            return None
+        if busy == 0 or self._full():
+            return 0.0
+        return max(0.0, self.waiting[0].arrived + self.settings.batch_window - time.monotonic())
+
+    async def _work(self, replica: int, batch: list[Ticket]) -> None:
+        try:
+            await self._score(self.replicas[replica], batch)
+        finally:
+            self._busy[replica] -= 1
+            self._change.set()
 
     def _prune(self) -> bool:
         """Drop from the head of the queue what nobody waits for; whether something is left."""
@@ -172,10 +184,7 @@ class Batcher:
 
     def _full(self) -> bool:
         load = Load(self.settings.batch_tokens)
-        for ticket in self.waiting:
-            if not load.take(visual_tokens(ticket.clip, self.plan), ticket.prompt) or load.full:
-                return True
-        return False
+        return any(not load.take(ticket.tokens, ticket.prompt) or load.full for ticket in self.waiting)
 
     def _take(self) -> list[Ticket]:
         """The oldest clip and those of its mode behind it that fit beside it; the order of the rest stays."""
@@ -191,7 +200,7 @@ class Batcher:
                 continue
             if batch and ticket.mode != batch[0].mode:
                 left.append(ticket)
-            elif load.take(visual_tokens(ticket.clip, self.plan), ticket.prompt):
+            elif load.take(ticket.tokens, ticket.prompt):
                 batch.append(ticket)
             else:
                 left.append(ticket)
@@ -201,9 +210,8 @@ class Batcher:
         return batch
 
     async def _score(self, replica: Any, batch: list[Ticket]) -> None:
-        tokens = sum(visual_tokens(ticket.clip, self.plan) for ticket in batch)
         self.meters.batch.observe(len(batch))
-        self.meters.tokens.inc(tokens)
+        self.meters.tokens.inc(sum(ticket.tokens for ticket in batch))
         started = time.monotonic()
         await self._try(replica, batch, retry=True)
         seconds = time.monotonic() - started

@@ -27,7 +27,7 @@ from qsave_reward.errors import ServerError
 from qsave_reward.model import RewardModel
 from qsave_reward.server.batching import visual_tokens
 from qsave_reward.server.settings import Settings
-from qsave_reward.video import Clip
+from qsave_reward.video import Clip, Sampling, read_clip
 from qsave_reward.world import WorldConfig, world_item
 
 _START_SECONDS = 1800.0
@@ -92,7 +92,8 @@ def bench_serve(
     """
     config = WorldConfig(height=size, width=size, num_frames=16)
     items = [world_item("val", i, config=config) for i in range(_CLIPS)]
-    clips = [Clip(item.frames, item.times, len(item.times) / item.fps) for item in items]
+    # In one piece of memory, as clips from files are; a view would be put in order for every request.
+    clips = [read_clip(item.frames, Sampling(16), times=item.times.tolist()) for item in items]
     prompts = [item.record.prompt for item in items]
     with _server(model, device) as url:
         # Here after the server: what it needs must not be taken by this process's copy.

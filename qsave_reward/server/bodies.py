@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
+import numpy as np
 from starlette.requests import ClientDisconnect, Request
 
 from qsave_reward.errors import QSaveError
@@ -31,7 +32,7 @@ class Bodies:
         self.held = 0
 
     @asynccontextmanager
-    async def read(self, request: Request) -> AsyncIterator[bytearray]:
+    async def read(self, request: Request) -> AsyncIterator[memoryview]:
         """The body of a request; its bytes count as held until the block is left.
 
         Raises:
@@ -41,18 +42,18 @@ class Bodies:
         length = self._length(request)
         self._hold(length)
         try:
-            body = bytearray()
+            body = _Body(length)
             try:
-                await asyncio.wait_for(self._fill(request, body, length), self.settings.body_timeout)
+                await asyncio.wait_for(body.fill(request), self.settings.body_timeout)
             except asyncio.TimeoutError:
                 raise Refusal(
                     408,
                     "slow_body",
-                    f"expected {length} bytes within {self.settings.body_timeout:g} s, got {len(body)}",
+                    f"expected {length} bytes within {self.settings.body_timeout:g} s, got {body.arrived}",
                 ) from None
-            if len(body) != length:
-                raise Refusal(400, "short_body", f"expected {length} bytes, got {len(body)}")
-            yield body
+            if body.arrived != length:
+                raise Refusal(400, "short_body", f"expected {length} bytes, got {body.arrived}")
+            yield body.data
         finally:
             self._hold(-length)
 
@@ -73,10 +74,20 @@ class Bodies:
         self.held += count
         self.meters.held.set(self.held)
 
-    @staticmethod
-    async def _fill(request: Request, body: bytearray, length: int) -> None:
+
+class _Body:
+    """Memory for a body whose length is known, filled as it arrives."""
+
+    def __init__(self, length: int) -> None:
+        # Pages that nothing was written to are not there: a large length alone takes no memory.
+        self.data = np.empty(length, np.uint8).data
+        self.arrived = 0
+
+    async def fill(self, request: Request) -> None:
+        """Until the body ends, the client leaves, or more has come than was announced."""
         with suppress(ClientDisconnect):  # what came of the body is too short, which is then said
             async for block in request.stream():
-                body += block
-                if len(body) > length:
+                start, self.arrived = self.arrived, self.arrived + len(block)
+                if self.arrived > len(self.data):
                     return
+                self.data[start : self.arrived] = block

@@ -98,7 +98,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         return Response(service.meters.text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def parse(request: Request, body: bytearray, prompt: str, mode: wire.WireMode) -> wire.Request:
+def parse(request: Request, body: memoryview, prompt: str, mode: wire.WireMode) -> wire.Request:
     """The request in a body, by its content type.
 
     Raises:
@@ -116,7 +116,7 @@ def parse(request: Request, body: bytearray, prompt: str, mode: wire.WireMode) -
             raise Refusal(400, "bad_request", f"JSON carries paths only; frames and files: {wire.MEDIA_TYPE}")
         return wanted
     if kind.startswith("video/") or kind in ("image/gif", "image/webp", "application/octet-stream"):
-        return wire.Request((wire.Item(memoryview(body), prompt),), mode)
+        return wire.Request((wire.Item(body, prompt),), mode)
     raise Refusal(
         415,
         "content_type",
@@ -125,7 +125,7 @@ def parse(request: Request, body: bytearray, prompt: str, mode: wire.WireMode) -
 
 
 async def answer(
-    request: Request, service: Service, wanted: wire.Request, body: bytearray
+    request: Request, service: Service, wanted: wire.Request, body: memoryview
 ) -> list[VideoScore | QSaveError]:
     """The results; given up when the client hangs up.
 
@@ -134,7 +134,7 @@ async def answer(
     """
     if not service.ready:
         raise Refusal(503, "not_ready", "the model is being loaded", retry_after=2)
-    fingerprint = f"{len(body)} {zlib.crc32(memoryview(body)[:_PRINT_BYTES])}"
+    fingerprint = f"{len(body)} {zlib.crc32(body[:_PRINT_BYTES])}"
     work = asyncio.create_task(service.engine.results(wanted, fingerprint))
     gone = asyncio.create_task(_hung_up(request))
     try:

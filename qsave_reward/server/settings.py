@@ -16,7 +16,8 @@ class Settings:
         token: bearer token that every request but `/health` and `/ready` must carry; `None` asks for none.
         media_root: folder under which clients may name files; `None` allows no paths.
         batch_tokens: visual tokens of one forward pass; a batch holds at least one clip.
-        batch_window: seconds a batch waits for company, counted from its first clip.
+        batch_window: seconds a batch waits for company while every replica is at work, counted from its first
+            clip.
         max_queue: clips that wait; what comes on top gets 429.
         max_body: bytes of one request.
         max_bytes: bytes of all requests at a time; what comes on top gets 429.

@@ -8,6 +8,7 @@ behind. The process ends when its parent is gone.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -24,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from qsave_reward.checkpoint import find_checkpoint, read_metadata
-from qsave_reward.decoding.pipe import fill, receive, send, write
+from qsave_reward.decoding.pipe import PIPE_BYTES, fill, receive, send, write
 from qsave_reward.errors import ConfigError, QSaveError, ServerError
 from qsave_reward.results import result_from_dict, result_to_dict
 from qsave_reward.types import Mode, OnError, VideoScore
@@ -151,6 +152,9 @@ class _Process:
         self.pid = self._child.pid
         self._requests, self._replies = self._child.stdin.fileno(), self._child.stdout.fileno()
         os.set_blocking(self._requests, False)
+        # A larger pipe is only faster; the system may refuse it.
+        with contextlib.suppress(OSError, AttributeError):
+            fcntl.fcntl(self._requests, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self._writing = threading.Lock()
         self._owed: dict[int, Future[list[dict[str, Any]]]] = {}
         self._numbers = itertools.count()
