@@ -7,10 +7,10 @@ STAMP := $(VENV)/.installed
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
-	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,train,decord,serve,ui]'
+	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,train,decord,serve,ui,t2v]'
 	touch $(STAMP)
 
-.PHONY: install score test test-all check
+.PHONY: install score test test-all check t2v-tiny
 install: $(STAMP)
 
 score: $(STAMP)
@@ -26,3 +26,14 @@ check: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# Reward fine-tuning of the embedded generator: learning, evaluation before and after, pictures. An hour on two cores.
+T2V := recipes/text_to_video
+t2v-tiny: $(STAMP)
+	test -f $(T2V)/tiny/model_index.json || ( \
+	  $(VENV)/bin/python $(T2V)/pretrain_tiny.py --output_dir outputs/t2v/pretrained && \
+	  cp -r outputs/t2v/pretrained/pipeline $(T2V)/tiny )
+	$(VENV)/bin/python $(T2V)/train.py --config configs/text_to_video/tiny.yaml --output_dir outputs/t2v/nft
+	$(VENV)/bin/python $(T2V)/evaluate.py --sheet outputs/t2v/before.png
+	$(VENV)/bin/python $(T2V)/evaluate.py --lora outputs/t2v/nft/best --sheet outputs/t2v/after.png
+	$(VENV)/bin/python $(T2V)/curves.py --out outputs/t2v/curves.png --runs nft=outputs/t2v/nft
