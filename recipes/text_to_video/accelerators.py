@@ -1,0 +1,37 @@
+"""How a run uses accelerate: one process, DDP or DeepSpeed ZeRO-2."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedType
+from train_options import TrainOptions
+
+from qsave_reward.errors import ConfigError
+
+
+def open_accelerator(options: TrainOptions) -> Accelerator:
+    """An accelerator that steps the optimizer `minibatches` times in an update."""
+    if not torch.cuda.is_available():
+        PartialState(cpu=True)  # else DeepSpeed runs on CPUs do not find each other
+    accelerator = Accelerator()
+    repeats = options.levels_per_video if options.algorithm == "nft" else 1
+    videos = options.prompts_per_update * options.group_size // accelerator.num_processes
+    chunks = videos // options.batch_size * repeats
+    if chunks % options.minibatches:
+        raise ConfigError(f"minibatches ({options.minibatches}) must divide the {chunks} chunks of an update")
+    accelerator.gradient_accumulation_steps = chunks // options.minibatches
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        config = accelerator.state.deepspeed_plugin.deepspeed_config
+        config["train_micro_batch_size_per_gpu"] = options.batch_size
+        config["gradient_accumulation_steps"] = accelerator.gradient_accumulation_steps
+        config["gradient_clipping"] = options.max_grad_norm
+    return accelerator
+
+
+def keep_model_out(accelerator: Accelerator) -> None:
+    """Checkpoints hold the LoRA (`Policies`), not the frozen transformer."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return
+    accelerator.register_save_state_pre_hook(lambda models, weights, folder: weights.clear())
+    accelerator.register_load_state_pre_hook(lambda models, folder: models.clear())

@@ -1,0 +1,147 @@
+"""What a generator is worth: rewards, the gold judge, and measures that show when a reward is gamed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gold_judge import gold_scores
+from numpy.typing import NDArray
+from rewards import Scored, Scoring
+from rollout import Rollout, SamplingOptions, group_seeds, sample
+
+from qsave_reward.types import DIMENSIONS
+
+FloatArray = NDArray[np.float64]
+
+EVALUATION = 2**31
+"""Stands in for the update in the seeds of an evaluation, so that all evaluations use the same ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Videos of some prompts and what was measured of them.
+
+    Attributes:
+        prompts: P texts.
+        metrics: name to float64 [P, S]; NaN for a video without a score.
+        frames: uint8 [S, T, H, W, 3] for each prompt.
+    """
+
+    prompts: list[str]
+    metrics: dict[str, FloatArray]
+    frames: list[NDArray[np.uint8]]
+
+    def means(self) -> dict[str, float]:
+        """Mean of each metric over all videos that have it; NaN if none has."""
+        return {name: _mean(values) for name, values in self.metrics.items()}
+
+    def failed(self) -> int:
+        """Videos without a score."""
+        return int(np.isnan(self.metrics["reward.overall"]).sum())
+
+
+def evaluate(
+    pipeline: Any,
+    prompts: Sequence[str],
+    scorings: Mapping[str, Scoring],
+    *,
+    sampling: SamplingOptions,
+    videos: int,
+    seed: int,
+    gold: bool,
+    batch_size: int = 8,
+    progress: Callable[[], Any] = lambda: None,
+) -> Evaluation:
+    """Sample `videos` for each prompt with the stock sampler and measure them; the same seeds every time.
+
+    Args:
+        scorings: name of a group of metrics (`reward`, `held_out`) to what scores it.
+        gold: whether the prompts are the world's, which the gold judge understands.
+        progress: called after every prompt.
+    """
+    rollouts: list[list[Rollout]] = []
+    pending: dict[str, list[list[Future[Scored]]]] = {name: [] for name in scorings}
+    for i, prompt in enumerate(prompts):
+        seeds = group_seeds(seed, EVALUATION, i, videos)
+        chunks = [seeds[at : at + batch_size] for at in range(0, videos, batch_size)]
+        rollouts.append([sample(pipeline, prompt, chunk, sampling) for chunk in chunks])
+        for name, scoring in scorings.items():
+            pending[name].append([scoring.submit(rollout) for rollout in rollouts[-1]])
+        progress()
+    frames = [np.concatenate([rollout.frames for rollout in row]) for row in rollouts]
+    metrics: dict[str, FloatArray] = {}
+    for name, rows in pending.items():
+        values = np.stack([np.concatenate([future.result().values for future in row]) for row in rows])
+        metrics |= {f"{name}.{dimension}": values[..., d] for d, dimension in enumerate(DIMENSIONS)}
+        metrics[f"{name}.overall"] = values.mean(axis=-1)
+    measured = [[measures(clip) for clip in clips] for clips in frames]
+    metrics |= {name: np.array([[m[name] for m in row] for row in measured]) for name in measured[0][0]}
+    if gold:
+        metrics |= gold_metrics(prompts, frames)
+    return Evaluation(list(prompts), metrics, frames)
+
+
+def _mean(values: FloatArray) -> float:
+    return float("nan") if np.isnan(values).all() else float(np.nanmean(values))
+
+
+def gold_metrics(prompts: Sequence[str], frames: Sequence[NDArray[np.uint8]]) -> dict[str, FloatArray]:
+    """Scores of the gold judge: name to float64 [P, S]."""
+    rows = [
+        [gold_scores(clip, prompt).as_dict() for clip in clips]
+        for prompt, clips in zip(prompts, frames, strict=True)
+    ]
+    return {
+        f"gold.{name}": np.array([[scores[name] for scores in row] for row in rows]) for name in rows[0][0]
+    }
+
+
+def measures(frames: NDArray[np.uint8]) -> dict[str, float]:
+    """Guards against gaming, of one clip uint8 [T, H, W, 3], each 0 to 1.
+
+    `motion`: mean absolute difference of neighbouring frames, which falls when videos become still.
+    `brightness` and `saturation` (largest minus smallest channel) rise when a reward for pretty frames is
+    gamed.
+    """
+    clip = frames.astype(np.float32) / 255
+    return {
+        "motion": float(np.abs(np.diff(clip, axis=0)).mean()),
+        "brightness": float(clip.mean()),
+        "saturation": float((clip.max(axis=-1) - clip.min(axis=-1)).mean()),
+    }
+
+
+def interval(values: FloatArray, *, seed: int = 0, rounds: int = 2000) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean over prompts, for values float64 [P, S]."""
+    rows = np.nanmean(values, axis=1)
+    rows = rows[~np.isnan(rows)]
+    drawn = np.random.default_rng(seed).integers(len(rows), size=(rounds, len(rows)))
+    low, high = np.percentile(rows[drawn].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def alarms(first: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
+    """What an evaluation shows that a rising reward hides, in words; empty if all is well."""
+    if any(first[name] is None or np.isnan(value) for name, value in now.items()):
+        return ["an evaluation without any score cannot be compared"]
+    found = []
+    change = {name: value - first[name] for name, value in now.items()}
+    if change["reward.overall"] > 0:
+        for name in DIMENSIONS:
+            if change[f"reward.{name}"] < -0.05:
+                found.append(f"{name} fell by {-change[f'reward.{name}']:.2f} while the sum of rewards rose")
+    if now["motion"] < 0.8 * first["motion"]:
+        found.append(
+            f"motion fell from {first['motion']:.4f} to {now['motion']:.4f}: are the videos becoming still?"
+        )
+    for name in ("brightness", "saturation"):
+        if abs(change[name]) > 0.1:
+            found.append(f"{name} went from {first[name]:.2f} to {now[name]:.2f}")
+    for group in ("held_out", "gold"):
+        if f"{group}.overall" in now and change[f"{group}.overall"] < 0 < change["reward.overall"]:
+            found.append(f"{group} fell by {-change[f'{group}.overall']:.3f} while the reward rose")
+    return found

@@ -1,0 +1,268 @@
+"""Fine-tune a text-to-video pipeline from the scores of a reward model.
+
+    python recipes/text_to_video/train.py --config configs/text_to_video/tiny.yaml --output_dir OUT
+    accelerate launch recipes/text_to_video/train.py --config ...          # several GPUs, or DeepSpeed ZeRO-2
+
+Each update samples videos in groups of one prompt, scores them while the next group is sampled, compares them
+within their group, and moves a LoRA towards the better ones (`nft`, `grpo`). Evaluations use the stock
+sampler on other prompts. A run that was stopped goes on from its last checkpoint and gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import set_seed
+from accelerators import keep_model_out, open_accelerator
+from checkpoints import resume, save
+from evaluation import alarms, evaluate
+from families import family_of, shift_of
+from lora import Policies, add_lora, blend, export_lora, using
+from options import parse_options
+from pipelines import load_pipeline
+from rewards import Scored, Scoring, check_identity, identity, open_reward
+from rollout import Rollout, group_seeds, sample
+from run_log import RunLog, read_log
+from sde import OneStepSDE
+from sheets import save_sheet
+from text_prompts import in_world, prompts_of_update, read_prompts
+from torch import Tensor
+from tqdm import tqdm
+from train_options import TrainOptions
+from update_numbers import guard_numbers, reward_numbers
+from updates import Learner
+
+from qsave_reward.errors import ConfigError, QSaveError
+from qsave_reward.types import DIMENSIONS
+from qsave_reward.weighting import advantages
+
+
+class Run:
+    """A run: pipeline, LoRA, reward and log. Every process has one; only the main one writes."""
+
+    def __init__(self, options: TrainOptions) -> None:
+        self.options, self.output = options, Path(options.output_dir)
+        accelerator = self.accelerator = open_accelerator(options)
+        if options.prompts_per_update % accelerator.num_processes:
+            raise ConfigError(
+                f"prompts_per_update ({options.prompts_per_update}) must be a multiple of the "
+                f"number of processes ({accelerator.num_processes})"
+            )
+        options.check_folder(self.output)
+        set_seed(options.seed)
+        self.prompts = read_prompts(options.prompts)
+        self.eval_prompts = read_prompts(options.eval_prompts, options.eval_count)
+        if len(self.prompts) < options.prompts_per_update:
+            raise ConfigError(
+                f"{options.prompts} has {len(self.prompts)} prompts, an update takes "
+                f"{options.prompts_per_update}"
+            )
+        self.scorings = {"reward": self._scoring(options.reward)}
+        if options.held_out:
+            self.scorings["held_out"] = self._scoring(options.held_out)
+        self.pipeline = load_pipeline(options.pipeline, dtype=options.dtype, device=accelerator.device)
+        family = family_of(self.pipeline)
+        if options.algorithm == "grpo" and not family.flow:
+            raise ConfigError(f"grpo needs a flow-matching pipeline, got {family.pipeline}; use nft")
+        transformer = self.pipeline.transformer
+        parameters = add_lora(
+            transformer,
+            rank=options.lora_rank,
+            alpha=options.lora_alpha,
+            targets=options.lora_targets or family.lora_targets,
+            seed=options.seed,
+        )
+        if options.gradient_checkpointing:
+            transformer.enable_gradient_checkpointing()
+        optimizer = torch.optim.AdamW(
+            parameters,
+            lr=options.learning_rate,
+            weight_decay=options.weight_decay,
+            eps=options.adam_epsilon,
+        )
+        model, optimizer = accelerator.prepare(transformer, optimizer)
+        self.policies = Policies(parameters)
+        accelerator.register_for_checkpointing(self.policies)
+        keep_model_out(accelerator)
+        self.learner = Learner(
+            accelerator,
+            model,
+            optimizer,
+            pipeline=self.pipeline,
+            family=family,
+            policies=self.policies,
+            options=options,
+        )
+        self.step = resume(accelerator, self.output / "checkpoints")
+        self._check_reward()
+        if accelerator.is_main_process:
+            options.save(self.output)
+        self.log = RunLog(self.output, step=self.step) if accelerator.is_main_process else None
+
+    def _scoring(self, name: str) -> Scoring:
+        options = self.options
+        reward = open_reward(
+            name,
+            device=options.reward_device or str(self.accelerator.device),
+            timeout=options.reward_timeout,
+            token_file=options.reward_token_file,
+        )
+        return Scoring(reward, fps=options.fps)
+
+    def _check_reward(self) -> None:
+        """The reward must be the one the log begins with."""
+        begun = next((row for row in read_log(self.output / "log.jsonl") if row["kind"] == "reward"), None)
+        if begun and self.step:
+            check_identity(self.scorings["reward"].reward, begun["identity"])
+
+    def train(self) -> None:
+        """All updates that are left."""
+        first = self.step
+        if first == 0:
+            if self.log:
+                self.log.write("reward", 0, {"identity": identity(self.scorings["reward"].reward)})
+            self.evaluate(0)
+        main = self.accelerator.is_main_process
+        with tqdm(total=self.options.updates, initial=first, desc="updates", disable=not main) as bar:
+            for update in range(first, self.options.updates):
+                values = self.update(update)
+                self.step = update + 1
+                if self.log:
+                    self.log.write("update", self.step, values)
+                bar.set_postfix({n: f"{values[f'reward.{n}']:.3f}" for n in DIMENSIONS})
+                bar.update()
+                last = self.step == self.options.updates
+                if self.step % self.options.evaluate_every == 0 or last:
+                    self.evaluate(self.step)
+                if self.step % self.options.save_every == 0 or last:
+                    save(self.accelerator, self.output / "checkpoints", self.step)
+        if main:
+            self.export("last")
+        for scoring in self.scorings.values():
+            scoring.close()
+        if self.log:
+            self.log.close()
+
+    def update(self, update: int) -> dict[str, float]:
+        """Sample, score, compare, learn. Returns what goes to the log."""
+        options, seconds = self.options, {}
+        began = time.perf_counter()
+        rollouts, pending = self.rollouts(update)
+        seconds["rollout"] = time.perf_counter() - began
+        scored = [future.result() for future in pending]
+        seconds["waited_for_scores"] = time.perf_counter() - began - seconds["rollout"]
+        values, groups, own = self.gathered(rollouts, scored)
+        self._stop_if_masked(values, scored)
+        compared = advantages(values, groups, weights=options.dimension_weights())
+        parts = [torch.from_numpy(chunk) for chunk in np.split(compared[own], len(rollouts))]
+        trained = time.perf_counter()
+        numbers = self.learner.update(rollouts, parts, seed=options.seed * 1_000_003 + update)
+        policies = self.policies
+        kept = 0.0 if options.algorithm == "grpo" else min(options.old_rate * (update + 1), options.old_limit)
+        blend(policies.old, policies.current, kept)
+        blend(policies.average, policies.current, min(options.average, (1 + update) / (10 + update)))
+        seconds["training"] = time.perf_counter() - trained
+        seconds["scoring"] = sum(one.seconds for one in scored)
+        numbers |= {f"seconds.{name}": value for name, value in seconds.items()}
+        return numbers | reward_numbers(values, groups) | guard_numbers(rollouts)
+
+    def rollouts(self, update: int) -> tuple[list[Rollout], list[Any]]:
+        """Videos for this process's share of the prompts, and their scores to come."""
+        options, accelerator = self.options, self.accelerator
+        prompts = prompts_of_update(self.prompts, update, options.prompts_per_update, seed=options.seed)
+        share = len(prompts) // accelerator.num_processes
+        first = accelerator.process_index * share
+        scheduler = self.pipeline.scheduler
+        rollouts: list[Rollout] = []
+        pending = []
+        for i in range(first, first + share):
+            *seeds, start = group_seeds(options.seed, update, i, options.group_size + 1)
+            for at in range(0, options.group_size, options.batch_size):
+                chunk = seeds[at : at + options.batch_size]
+                if (
+                    options.algorithm == "grpo"
+                ):  # one initial noise and one stochastic step for the whole group
+                    sde = OneStepSDE(shift=shift_of(self.pipeline))
+                    sde.plan(
+                        stochastic=seeds[-1] % max(options.steps // 2, 1), noise=options.noise, seed=chunk[0]
+                    )
+                    self.pipeline.scheduler, chunk = sde, [start] * len(chunk)
+                try:
+                    with using(self.policies.current, self.policies.old), accelerator.autocast():
+                        rollouts.append(sample(self.pipeline, prompts[i], chunk, options.sampling()))
+                finally:
+                    self.pipeline.scheduler = scheduler
+                pending.append(self.scorings["reward"].submit(rollouts[-1]))
+        return rollouts, pending
+
+    def gathered(
+        self, rollouts: Sequence[Rollout], scored: Sequence[Scored]
+    ) -> tuple[np.ndarray, list[int], slice]:
+        """Scores of all processes [n, 3], the group of each, and which rows are this process's own."""
+        own = torch.from_numpy(np.concatenate([one.values for one in scored]))
+        everything: Tensor = self.accelerator.gather(own.to(self.accelerator.device)).cpu()
+        groups = [row // self.options.group_size for row in range(len(everything))]
+        start = self.accelerator.process_index * len(own)
+        return everything.double().numpy(), groups, slice(start, start + len(own))
+
+    def _stop_if_masked(self, values: np.ndarray, scored: Sequence[Scored]) -> None:
+        masked = float(np.isnan(values).any(axis=1).mean())
+        if masked > self.options.max_masked:
+            reasons = [error for one in scored for error in one.errors] or ["see the other processes"]
+            raise QSaveError(
+                f"{masked:.0%} of the videos of update {self.step + 1} have no score, more than max_masked = "
+                f"{self.options.max_masked:.0%}; the first reason: {reasons[0]}. Mend it and start "
+                "again: the run goes on from its last checkpoint",
+                code="too_many_masked",
+            )
+
+    def evaluate(self, step: int) -> None:
+        """Evaluate the running average; keep it if it is the best so far."""
+        if self.log:
+            options = self.options
+            with using(self.policies.current, self.policies.average):
+                evaluation = evaluate(
+                    self.pipeline,
+                    self.eval_prompts,
+                    self.scorings,
+                    sampling=options.sampling(evaluation=True),
+                    videos=options.eval_videos,
+                    seed=options.seed,
+                    gold=in_world(options.eval_prompts),
+                    batch_size=options.batch_size,
+                )
+            means = evaluation.means()
+            if options.keep_best not in means:
+                raise ConfigError(f"keep_best must be one of {', '.join(means)}, got {options.keep_best}")
+            earlier = [row for row in read_log(self.output / "log.jsonl") if row["kind"] == "evaluation"]
+            found = alarms(earlier[0], means) if earlier else []
+            kept = [row[options.keep_best] for row in earlier if row[options.keep_best] is not None]
+            for text in found:
+                tqdm.write(f"alarm at update {step}: {text}", file=sys.stderr)
+            if step and means[options.keep_best] > max(kept, default=-np.inf):
+                self.export("best")
+            self.log.write("evaluation", step, means | {"failed": evaluation.failed(), "alarms": found})
+            save_sheet(evaluation, self.output / "sheets" / f"{step:05d}.png")
+        self.accelerator.wait_for_everyone()
+
+    def export(self, name: str) -> None:
+        """Write the running average as a LoRA for the stock pipeline."""
+        with using(self.policies.current, self.policies.average):
+            export_lora(self.pipeline, self.output / name)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    try:
+        Run(parse_options(TrainOptions, argv)).train()
+    except QSaveError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""One update of a policy from scored rollouts: what is run through the transformer, and in which order."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from families import Family, levels, shift_of, spread_sigmas
+from lora import Policies, using
+from losses import Loss, grpo_loss, nft_loss, optimality
+from rollout import Rollout, run_at, run_guided
+from sde import gradient_scale, step_mean
+from torch import Tensor
+from train_options import TrainOptions
+
+from qsave_reward.errors import QSaveError
+
+LOWEST, HIGHEST = 0.02, 0.98
+"""Noise levels that NFT trains at; at the ends the estimate of x0 is worth nothing or is the input."""
+
+
+class Learner:
+    """Everything an update needs, in one place.
+
+    Attributes:
+        model: the transformer as the accelerator wraps it; only the forward with gradient goes through it.
+        pipeline: has the same transformer unwrapped, and its own stock scheduler.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: Any,
+        optimizer: Any,
+        *,
+        pipeline: Any,
+        family: Family,
+        policies: Policies,
+        options: TrainOptions,
+    ) -> None:
+        self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
+        self.pipeline, self.family, self.policies, self.options = pipeline, family, policies, options
+        self.shift = shift_of(pipeline)
+
+    def update(
+        self, rollouts: Sequence[Rollout], advantages: Sequence[Tensor], *, seed: int
+    ) -> dict[str, float]:
+        """Learn from rollouts of equal size and their advantages [B], NaN where a video has no score.
+
+        Returns:
+            means of the parts of the loss, and `grad_norm`.
+        """
+        totals: dict[str, float] = defaultdict(float)
+        repeats = self.options.levels_per_video if self.options.algorithm == "nft" else 1
+        number = len(rollouts) * repeats
+        for rollout, advantage, sigmas, noise in self._runs(rollouts, advantages, repeats, seed):
+            with self.accelerator.accumulate(self.model):
+                loss = self._loss(rollout, advantage, sigmas, noise)
+                if not loss.loss.isfinite():
+                    raise QSaveError(
+                        f"the loss is {loss.loss.item()}: lower learning_rate, or raise kl", code="diverged"
+                    )
+                self.accelerator.backward(loss.loss)
+                if self.accelerator.sync_gradients:
+                    norm = self.accelerator.clip_grad_norm_(self.policies.current, self.options.max_grad_norm)
+                    totals["grad_norm"] += float(norm or 0.0) / self.options.minibatches
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            for name, value in loss.parts.items():
+                totals[name] += value.item() / number
+        return dict(totals)
+
+    def _runs(
+        self, rollouts: Sequence[Rollout], advantages: Sequence[Tensor], repeats: int, seed: int
+    ) -> Any:
+        """Each rollout `repeats` times with advantages [B], noise levels [B] spread evenly, and noise."""
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(rollouts), generator=generator).tolist()
+        for repeat in range(repeats):
+            for i in order:
+                latents = rollouts[i].latents
+                rows = len(latents)
+                within = (
+                    torch.randperm(rows, generator=generator) + torch.rand(rows, generator=generator)
+                ) / rows
+                sigmas = spread_sigmas((within + repeat) / repeats, self.shift).clamp(LOWEST, HIGHEST)
+                yield rollouts[i], advantages[i], sigmas, torch.randn(latents.shape, generator=generator)
+
+    def _loss(self, rollout: Rollout, advantages: Tensor, sigmas: Tensor, noise: Tensor) -> Loss:
+        device = self.accelerator.device
+        # Where all videos are equal the gradient is only rounding, which AdamW would blow up to full steps.
+        compared = advantages.nan_to_num(0.0).abs().max() > 0
+        known = (~advantages.isnan() & compared).float().to(device)
+        limit = self.options.advantage_limit
+        advantages = advantages.nan_to_num(0.0).clamp(-limit, limit).float().to(device)
+        if self.options.algorithm == "nft":
+            return self._nft(rollout, advantages, known, sigmas.to(device), noise.to(device))
+        return self._grpo(rollout, advantages, known)
+
+    def _nft(
+        self, rollout: Rollout, advantages: Tensor, known: Tensor, sigmas: Tensor, noise: Tensor
+    ) -> Loss:
+        clean = rollout.latents.to(sigmas.device)
+        at = levels(self.family, self.pipeline, sigmas, clean.ndim)
+        noisy = at.signal * clean + at.noise * noise
+        bare = self.pipeline.transformer
+        with using(self.policies.current, self.policies.old), self.accelerator.autocast():
+            old = run_at(bare, rollout, noisy, sigmas)
+        with using(self.policies.current, self.policies.reference), self.accelerator.autocast():
+            reference = run_at(bare, rollout, noisy, sigmas)
+        with self.accelerator.autocast():
+            output = run_at(self.model, rollout, noisy, sigmas)
+        return nft_loss(
+            (output, old, reference),
+            noisy,
+            clean,
+            levels=at,
+            r=optimality(advantages, self.options.advantage_limit),
+            known=known,
+            beta=self.options.beta,
+            limit=self.options.advantage_limit,
+            kl=self.options.kl,
+        )
+
+    def _grpo(self, rollout: Rollout, advantages: Tensor, known: Tensor) -> Loss:
+        step = rollout.step
+        assert step is not None
+        guidance = self.options.sampling().scale
+
+        def mean(velocity: Tensor) -> Tensor:
+            return step_mean(
+                step.before, velocity, sigma=step.sigma, sigma_next=step.sigma_next, std=step.std
+            )
+
+        with using(self.policies.current, self.policies.reference), self.accelerator.autocast():
+            reference = mean(run_guided(self.pipeline.transformer, rollout, step, guidance))
+        with self.accelerator.autocast():
+            own = mean(run_guided(self.model, rollout, step, guidance))
+        return grpo_loss(
+            (own, reference),
+            step.after,
+            std=step.std,
+            old_log_prob=step.log_prob,
+            advantages=advantages,
+            known=known,
+            clip=self.options.clip,
+            rectifier=1 / gradient_scale(step.sigma, step.sigma_next, step.std),
+            kl=self.options.kl,
+        )

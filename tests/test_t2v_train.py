@@ -1,0 +1,215 @@
+"""Reward fine-tuning from end to end: real pipeline, reward and server; stopping, resuming, failing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from fake_model import FakeModel
+from safetensors.torch import load_file
+from served import served
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "text_to_video"))
+
+import train
+from best_of_n import main as best_of_n
+from evaluate import main as evaluate
+from options import parse_options
+from rewards import Scoring
+from run_log import read_log
+from train_options import TrainOptions
+
+from qsave_reward.errors import ConfigError, QSaveError, VideoError
+from qsave_reward.reward import VideoReward
+from qsave_reward.video import read_clip
+
+RECIPE = Path(__file__).parent.parent / "recipes" / "text_to_video"
+CONFIGS = Path(__file__).parent.parent / "configs" / "text_to_video"
+
+SMALL = ["--height", "32", "--width", "32", "--num_frames", "9", "--steps", "2"]
+RUN = [*SMALL, "--prompts_per_update", "2", "--group_size", "4", "--batch_size", "2", "--lora_rank", "4"]
+RUN += ["--eval_count", "2", "--eval_videos", "1", "--evaluate_every", "2", "--save_every", "1"]
+RUN += ["--learning_rate", "1e-2", "--extra", '{"max_sequence_length": 32}']
+
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+
+
+class Fake(FakeModel):
+    """Fails every prompt with `bad` in it; `revision` is what it says it is."""
+
+    def __init__(self, *, bad: str = "\0", revision: str = "0123") -> None:
+        super().__init__()
+        self.bad = bad
+        self.provenance = type(self.provenance)("fake", revision, "1", self.provenance.frame_plan)
+
+    def _card(self, video, prompt, mode):
+        if self.bad in prompt:
+            return VideoError("a clip that cannot be read")
+        return super()._card(video, prompt, mode)
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Runs use this scorer in place of a model."""
+    scorer = Fake()
+    monkeypatch.setattr(train, "open_reward", lambda name, **_: VideoReward(scorer, on_error="mask"))
+    return scorer
+
+
+def start(output: Path, *more: str) -> list[dict]:
+    options = parse_options(TrainOptions, ["--output_dir", str(output), *RUN, *more])
+    train.Run(options).train()
+    return read_log(output / "log.jsonl")
+
+
+def without_times(rows: list[dict]) -> list[dict]:
+    return [{name: value for name, value in row.items() if "seconds" not in name} for row in rows]
+
+
+@pytest.mark.parametrize("algorithm", ["nft", "grpo"])
+def test_a_run_stopped_half_way_ends_with_the_same_numbers_and_weights(tmp_path, fake, algorithm):
+    whole = start(tmp_path / "whole", "--updates", "4", "--algorithm", algorithm)
+    start(tmp_path / "parts", "--updates", "2", "--algorithm", algorithm)
+    parts = start(tmp_path / "parts", "--updates", "4", "--algorithm", algorithm)
+    assert [(row["kind"], row["step"]) for row in whole].count(("update", 4)) == 1
+    assert without_times(parts) == without_times(whole)
+    lora = "last/pytorch_lora_weights.safetensors"
+    expected, found = load_file(tmp_path / "whole" / lora), load_file(tmp_path / "parts" / lora)
+    assert expected.keys() == found.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    updates = [row for row in whole if row["kind"] == "update"]
+    assert updates[0]["drift_reference"] == 0 < updates[-1]["drift_reference"]
+    assert all(row["masked"] == 0 and row["grad_norm"] > 0 for row in updates)
+
+
+def test_lines_of_steps_that_are_made_again_are_dropped(tmp_path, fake):
+    whole = start(tmp_path, "--updates", "2")
+    log = tmp_path / "log.jsonl"
+    log.write_text(log.read_text() + '{"kind": "update", "step": 3, "loss_policy": 7}\n{"kind": "upd')
+    assert without_times(start(tmp_path, "--updates", "2")) == without_times(whole)
+
+
+def test_the_first_grpo_update_has_ratio_one(tmp_path, fake):
+    rows = start(tmp_path, "--updates", "1", "--algorithm", "grpo", "--guidance", "2.0")
+    update = next(row for row in rows if row["kind"] == "update")
+    assert update["ratio_error"] == 0 and update["clipped"] == 0
+    twice = start(tmp_path / "twice", "--updates", "1", "--algorithm", "grpo", "--minibatches", "2")
+    assert next(row for row in twice if row["kind"] == "update")["ratio_error"] > 0
+
+
+def test_over_http_a_run_gives_the_numbers_of_one_in_process(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr("rewards.RewardModel.from_pretrained", lambda name, **_: tiny)
+    here = start(tmp_path / "here", "--updates", "1")
+    with served(tiny) as url:
+        there = start(tmp_path / "there", "--updates", "1", "--reward", url)
+    for own, other in zip(without_times(here[1:]), without_times(there[1:]), strict=True):
+        assert own.keys() == other.keys()
+        for name in own:
+            if isinstance(own[name], float):
+                assert other[name] == pytest.approx(own[name], abs=2e-4), name
+    lora = "last/pytorch_lora_weights.safetensors"
+    assert (tmp_path / "here" / lora).exists() and (tmp_path / "there" / lora).exists()
+
+
+def test_a_few_videos_without_a_score_are_masked_and_counted_and_many_stop_the_run(tmp_path, fake):
+    first = start(tmp_path / "clean", "--updates", "1")
+    assert next(row for row in first if row["kind"] == "update")["masked"] == 0
+    fake.bad = train.prompts_of_update(train.read_prompts("world:train"), 0, 2, seed=0)[0]
+    rows = start(tmp_path / "some", "--updates", "1", "--max_masked", "0.5")
+    assert next(row for row in rows if row["kind"] == "update")["masked"] == 4
+    with pytest.raises(QSaveError, match=r"50% of the videos of update 1 .* cannot be read") as caught:
+        start(tmp_path / "many", "--updates", "1")
+    assert caught.value.code == "too_many_masked"
+    assert not (tmp_path / "many" / "checkpoints").exists()
+
+
+def test_equal_rewards_teach_nothing(tmp_path, fake, monkeypatch):
+    black = read_clip(BLACK, fps=8.0)
+    monkeypatch.setattr(fake, "_card", lambda video, prompt, mode: FakeModel._card(fake, black, prompt, mode))
+    rows = start(tmp_path, "--updates", "2", "--kl", "0")
+    updates = [row for row in rows if row["kind"] == "update"]
+    assert [row["spread.visual_quality"] for row in updates] == [0, 0]
+    assert [row["tied_groups"] for row in updates] == [2, 2]
+    assert updates[1]["drift_reference"] < 1e-9
+
+
+BLACK = np.zeros((8, 32, 32, 3), np.uint8)
+
+
+def test_a_run_goes_on_with_the_same_reward_and_options_only(tmp_path, fake):
+    start(tmp_path, "--updates", "1")
+    with pytest.raises(ConfigError, match="lora_rank: 4 then, 8 now"):
+        start(tmp_path, "--updates", "2", "--lora_rank", "8")
+    fake.provenance = Fake(revision="4567").provenance
+    with pytest.raises(ConfigError, match="0123.* but the reward is now .*4567"):
+        start(tmp_path, "--updates", "2")
+
+
+def test_an_answer_of_another_model_ends_a_run(fake):
+    scoring = Scoring(VideoReward(fake, on_error="mask"), fps=8)
+    fake.provenance = Fake(revision="4567").provenance
+    rollout = type("Rollout", (), {"frames": BLACK[None], "prompt": "a red circle"})
+    with pytest.raises(QSaveError, match="answer came from 4567"):
+        scoring.submit(rollout).result()
+    scoring.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--reward", "http://127.0.0.1:9"], "127.0.0.1:9"),
+        (["--pipeline", str(RECIPE)], "model_index.json"),
+        (["--lora_targets", "to_q", "to_nothing"], "to_nothing match no linear layer"),
+        (["--eval_prompts", "missing.txt"], "cannot read prompts"),
+        (["--minibatches", "3"], "must divide the 8 chunks"),
+    ],
+)
+def test_a_run_that_cannot_work_says_why_before_it_begins(tmp_path, arguments, words):
+    with pytest.raises(QSaveError, match=words):
+        start(tmp_path, "--updates", "1", *arguments)
+    assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_evaluate_and_best_of_n_load_what_a_run_exports(tmp_path, fake, monkeypatch, capsys):
+    start(tmp_path / "run", "--updates", "2", "--keep_best", "reward.visual_quality")
+    monkeypatch.setattr("evaluate.open_reward", lambda name, **_: VideoReward(fake, on_error="mask"))
+    small = [*SMALL, "--count", "2"]
+    evaluate([*small, "--json", "--lora", str(tmp_path / "run" / "last"), "--sheet", str(tmp_path / "a.png")])
+    tuned = json.loads(capsys.readouterr().out)
+    evaluate([*small, "--json"])
+    plain = json.loads(capsys.readouterr().out)
+    assert {"reward.visual_quality", "gold.overall", "motion"} <= plain.keys()
+    assert tuned["reward.visual_quality"] != plain["reward.visual_quality"]
+    assert tuned["videos"] == 4 and tuned["failed"] == 0 and (tmp_path / "a.png").stat().st_size > 1000
+    best_of_n([*small, "--n", "4", "--json", "--plot", str(tmp_path / "best.svg")])
+    best = json.loads(capsys.readouterr().out)["reward.overall"]
+    assert best["picked"][0] == pytest.approx(best["random"]) and best["picked"] == sorted(best["picked"])
+    assert "<svg" in (tmp_path / "best.svg").read_text()
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_configuration_is_read_and_says_whether_it_has_been_run(path):
+    more = [] if "output_dir" in yaml.safe_load(path.read_text()) else ["--output_dir", "OUT"]
+    options = parse_options(TrainOptions, ["--config", str(path), *more])
+    assert options.sampling().num_frames % 4 == 1 or options.pipeline.startswith("Lightricks")
+    head = path.read_text().splitlines()[:6]
+    assert any("Not yet run" in line or "minute" in line or "hour" in line for line in head)
+
+
+def test_the_command_of_the_smoke_configuration(tmp_path):
+    command = [sys.executable, RECIPE / "train.py", "--config", CONFIGS / "smoke.yaml", *RUN]
+    done = subprocess.run(
+        [*command, "--output_dir", tmp_path / "out"],
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = read_log(tmp_path / "out" / "log.jsonl")
+    assert [row["step"] for row in rows if row["kind"] == "update"] == [1, 2, 3]
+    assert {"reward.text_alignment", "drift_old", "masked"} <= rows[2].keys()
