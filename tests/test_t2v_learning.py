@@ -124,7 +124,7 @@ def test_videos_without_a_score_are_not_pulled_to_the_reference_either(algorithm
     rollout = rollout_of(learner, "wan", 0)
     fill(learner.policies.reference, 3)
     assert max(s.abs().max() for s in updated(learner, [rollout], [torch.full((8,), torch.nan)])) == 0
-    assert max(s.abs().max() for s in updated(learner, [rollout], [torch.zeros(8)])) > 1e-6
+    assert max(s.abs().max() for s in updated(learner, [rollout], [torch.linspace(-1e-6, 1e-6, 8)])) > 1e-6
 
 
 @pytest.mark.parametrize("algorithm", ["nft", "grpo"])
@@ -151,7 +151,7 @@ def test_the_policy_is_compared_with_the_old_one_and_the_reference(name, other):
     learner = learner_for(build("wan"), levels_per_video=1)
     rollout = sampled(learner.pipeline, "wan", number=3)
     fill(getattr(learner.policies, name), 2)
-    numbers = learner.update([rollout], [torch.zeros(3)], seed=0)
+    numbers = learner.update([rollout], [torch.tensor([1.0, 0.0, -1.0])], seed=0)
     assert numbers[f"drift_{other}"] == 0 < numbers[f"drift_{name}"]
 
 

@@ -48,7 +48,8 @@ def nft_loss(
         clean: x0, the samples, float32 [B, ...].
         levels: of `noisy`.
         r: what `optimality` gives, float32 [B].
-        known: 1 for samples with a score, 0 for the others, which change nothing; float32 [B].
+        known: 1 for samples that were compared, 0 for those without a score or in a group of equals, which
+            change nothing; float32 [B].
         beta: how far the implicit policies lie from the old one, above 0.
         limit: the clip of the advantages; the loss is scaled by limit / beta.
         kl: weight of the mean squared distance of the outputs of policy and reference.
