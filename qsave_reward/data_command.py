@@ -11,7 +11,6 @@ from qsave_reward.command_options import JsonFlag
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.text import Text
 
     from qsave_reward.data_check import DataCheck
 
@@ -60,6 +59,7 @@ def _view(found: DataCheck) -> RenderableType:
     from rich.text import Text
 
     from qsave_reward.data_check import KINDS
+    from qsave_reward.terminal import plain_text
 
     files = Table(box=None, pad_edge=False, header_style="dim")
     files.add_column("file", overflow="fold")
@@ -67,7 +67,7 @@ def _view(found: DataCheck) -> RenderableType:
         files.add_column(name, justify="right", no_wrap=True)
     for count in found.files:
         numbers = (count.lines, count.records, count.prompts, count.videos)
-        files.add_row(_plain(count.file), *map(str, numbers))
+        files.add_row(plain_text(count.file), *map(str, numbers))
     if found.ok:
         return Group(files, Text(), Text("no problem found", "green"))
     problems = Table.grid(padding=(0, 2))
@@ -75,7 +75,7 @@ def _view(found: DataCheck) -> RenderableType:
     problems.add_column(overflow="fold")
     for problem in found.problems[:SHOWN]:
         place = problem.file if problem.line is None else f"{problem.file}:{problem.line}"
-        problems.add_row(problem.kind, _plain(f"{place}: {problem.message}"))
+        problems.add_row(problem.kind, plain_text(f"{place}: {problem.message}"))
     counts = Table.grid(padding=(0, 2))
     counts.add_column(justify="right", style="bold red")
     counts.add_column()
@@ -85,10 +85,3 @@ def _view(found: DataCheck) -> RenderableType:
     rest = len(found.problems) - SHOWN
     more = [Text(f"and {rest} more; --json lists all", "dim")] if rest > 0 else []
     return Group(files, Text(), problems, *more, Text(), counts)
-
-
-def _plain(text: str) -> Text:
-    """Text as it is, with control characters made visible."""
-    from rich.text import Text
-
-    return Text("".join(char if char.isprintable() else ascii(char)[1:-1] for char in text))

@@ -24,7 +24,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeAlias
 from qsave_reward.clip_list import ClipList
 from qsave_reward.data import make_folder, write_lines
 from qsave_reward.errors import ConfigError, QSaveError
+from qsave_reward.paths import absolute_path
 from qsave_reward.score_log import LoggedClip, ScoreLog, open_log
 from qsave_reward.scoring import Job, file_stamp, score_jobs
 from qsave_reward.selection import REASONS, Candidate, Pair, Selection, pair_up, reject, values
@@ -218,11 +219,7 @@ def _shown(path: str, folder: str, out: str) -> str:
     """A path that is relative to a folder as one that is relative to another; both without links."""
     if os.path.isabs(path) or "://" in path:
         return path
-    head, up, tail = path.rpartition("../")
-    with suppress(ValueError):  # no name that a file can have
-        if up:  # what it leads up from may be a link
-            folder, path = os.path.realpath(os.path.join(folder, head + up)), tail
-    return os.path.relpath(os.path.join(folder, path), out)
+    return os.path.relpath(absolute_path(os.path.join(folder, path)), out)
 
 
 def _summary(choice: _Choice, selection: Selection, *, shown: str, model: RewardModel) -> Summary:

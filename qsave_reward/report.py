@@ -22,6 +22,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from qsave_reward.data import write_lines
 from qsave_reward.errors import QSaveError
 from qsave_reward.media import data_uri, playable_file, preview, still
+from qsave_reward.paths import absolute_path
 from qsave_reward.prompt import DIMENSION_NAMES
 from qsave_reward.scoring import Scored
 from qsave_reward.slowfast import Chunk
@@ -110,7 +111,7 @@ class Report:
         card: dict[str, Any] = {
             "file": clean(name),
             "prompt": clean(prompt),
-            "path": os.path.abspath(path),
+            "path": absolute_path(path),
             "media": self._media(scored),
             "strip": strip,
             "error": None,

@@ -15,7 +15,7 @@ PACKAGE = ROOT / "qsave_reward"
 
 # Each module may import from its own layer's earlier entries and from the layers above this line only.
 LAYERS = [
-    ["errors", "types", "limits"],
+    ["errors", "types", "limits", "paths"],
     ["sampling", "frames", "decoding", "video", "metrics", "agreement", "prompt", "slowfast"],
     ["fields", "tables", "data", "entries", "preferences", "benchmarks", "data_scan", "data_check"],
     ["results", "wire", "weighting", "ranking", "selection", "clip_list"],

@@ -61,6 +61,11 @@ def test_the_best_of_many_is_found_in_little_memory():
     assert chances.sum() == pytest.approx(1) and found == pytest.approx(exact, abs=0.05)
 
 
+def test_a_video_of_unknown_quality_is_never_chosen():
+    chosen, quality = np.array([[1.0, 2.0, 3.0]]), np.array([[1.0, 5.0, np.nan]])
+    assert [expected_best(chosen, quality, size) for size in (1, 2)] == pytest.approx([3.0, 11 / 3])
+
+
 def test_outcomes_for_sizes_up_to_n():
     rng = np.random.default_rng(0)
     reward, gold = rng.uniform(1, 5, (2, 7, 6))
@@ -122,3 +127,5 @@ def test_an_interval_is_of_the_mean_over_prompts():
     # Two prompts: one twice, the other twice, or both, whatever is missing.
     values = np.array([[1.0, 1.0, np.nan], [3.0, np.nan, 3.0]])
     assert interval(values) == (1.0, 3.0)
+    assert interval(np.array([[1.0, 3.0], [np.nan, np.nan]])) == (2.0, 2.0)
+    assert all(np.isnan(interval(np.full((2, 2), np.nan))))

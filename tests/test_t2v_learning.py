@@ -218,7 +218,7 @@ def test_noise_levels_cover_their_range_for_every_update():
 def scorer(monkeypatch):
     """Scores the videos of runs; it has no weights."""
     own = FakeModel()
-    monkeypatch.setattr(train, "open_reward", lambda *_, **__: VideoReward(own, on_error="mask"))
+    monkeypatch.setattr("rewards.open_reward", lambda *_, **__: VideoReward(own, on_error="mask"))
     return own
 
 

@@ -198,3 +198,11 @@ def test_grpo_learns_nothing_of_samples_without_a_score():
     assert gradient[1] == 0 and gradient[0] == pytest.approx((2 + 0.5) / 2)
     assert loss.loss.item() == pytest.approx(-2 / 2 + 0.5 * 0.5 / 2)
     assert loss.parts["clipped"] == 0
+
+
+def test_the_drift_of_samples_without_a_score_is_logged_and_not_trained():
+    drifts = [nft(OLD + 0.1 * NOISE, known=known, kl=0.5)[0].parts for known in (ALL, 0 * ALL)]
+    assert drifts[0]["drift_reference"] == drifts[1]["drift_reference"] > 0 == drifts[1]["loss_policy"]
+    how = {"advantages": [2.0, 1.0], "old": [-0.5, -0.5], "kl": 0.5, "reference": [0.0, 0.0]}
+    loss, gradient = grpo([1.0, 1.0], known=[0.0, 0.0], **how)
+    assert loss.parts["drift_reference"] == 0.5 and loss.loss == 0 and not gradient.any()

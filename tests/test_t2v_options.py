@@ -135,7 +135,7 @@ def test_a_wrong_file_is_no_better_than_a_wrong_command_line(tmp_path, capsys):
     assert options.updates == 4 and options.lora_targets == ["to_q", "to_k"] and options.reward_device is None
     assert options.sampling().extra == {"max_sequence_length": 32}
     assert (options.sampling().steps, options.sampling().guidance) == (8, 1)
-    evaluated = options.sampling(evaluation=True)
+    evaluated = options.eval_sampling()
     assert (evaluated.steps, evaluated.guidance, evaluated.fps) == (9, 3, 8)
 
 
@@ -144,7 +144,7 @@ def test_a_run_goes_on_only_with_its_own_options(tmp_path):
     longer = parsed("--updates", "7", "--reward", "http://127.0.0.1:9", "--reward_timeout", "9")
     longer.check_folder(tmp_path)
     longer.save(tmp_path)
-    with pytest.raises(ConfigError, match="kl: 0.01 then, 0.1 now, seed: 0 then, 3 now.*another output_dir"):
+    with pytest.raises(ConfigError, match="seed: 0 then, 3 now, kl: 0.01 then, 0.1 now.*another output_dir"):
         parsed("--kl", "0.1", "--seed", "3").check_folder(tmp_path)
     assert "updates: 7" in (tmp_path / "config.yaml").read_text()
 

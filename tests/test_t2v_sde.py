@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "text_to_video
 from families import shift_of
 from pipelines import load_pipeline
 from rollout import sample
-from sde import STD_CAP, OneStepSDE, gradient_scale, log_prob, step_mean, step_std
+from sde import STD_CAP, gradient_scale, log_prob, one_step_sde, step_mean, step_std
 from t2v_pipelines import PROMPT, build, options_for, sampled
 from t2v_training import learner_for
 
@@ -121,7 +121,7 @@ class SameLevels(FlowMatchEulerDiscreteScheduler):
 
 def stochastic(pipeline, name, *, step, noise=0.7, seed=0, steps=3, **how):
     """A rollout with one stochastic step, and its latents after every step."""
-    pipeline.scheduler = OneStepSDE(shift=shift_of(pipeline))
+    pipeline.scheduler = one_step_sde(pipeline)
     pipeline.scheduler.plan(stochastic=step, noise=noise, seed=seed)
     path = []
     own = pipeline.scheduler.step
@@ -147,6 +147,17 @@ def test_with_hardly_any_noise_a_stock_pipeline_runs_as_with_its_own_scheduler(n
     assert torch.equal(found.timestep, expected.timestep)
 
 
+def test_a_shift_that_depends_on_the_number_of_tokens_is_followed():
+    pipeline = build("ltx")
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    expected = sampled(pipeline, "ltx", steps=4)
+    levels = pipeline.scheduler.sigmas.clone()
+    found, _ = stochastic(pipeline, "ltx", step=2, noise=1e-6, steps=4)
+    torch.testing.assert_close(pipeline.scheduler.sigmas, levels, rtol=0, atol=1e-6)
+    torch.testing.assert_close(found.latents, expected.latents, rtol=0, atol=1e-4)
+    assert levels.tolist() != pytest.approx(schedule(4, 1.0))
+
+
 @pytest.mark.parametrize("name", ["wan", "ltx"])
 @pytest.mark.parametrize("step", [0, 1])
 def test_only_the_chosen_step_is_stochastic(name, step):
@@ -170,7 +181,7 @@ def test_only_the_chosen_step_is_stochastic(name, step):
 
 def test_videos_of_a_group_begin_alike_and_part_at_the_stochastic_step():
     pipeline = build("wan")
-    pipeline.scheduler = OneStepSDE(shift=3.0)
+    pipeline.scheduler = one_step_sde(pipeline)
     pipeline.scheduler.plan(stochastic=1, noise=0.7, seed=5)
     step = sample(pipeline, PROMPT, [9, 9, 9], options_for("wan", steps=3)).step
     torch.testing.assert_close(step.before[:1].expand(3, -1, -1, -1, -1), step.before, rtol=0, atol=1e-6)

@@ -57,7 +57,7 @@ class Fake(FakeModel):
 def fake(monkeypatch):
     """Runs use this scorer in place of a model."""
     scorer = Fake()
-    monkeypatch.setattr(train, "open_reward", lambda name, **_: VideoReward(scorer, on_error="mask"))
+    monkeypatch.setattr("rewards.open_reward", lambda name, **_: VideoReward(scorer, on_error="mask"))
     return scorer
 
 
@@ -166,6 +166,8 @@ def test_an_answer_of_another_model_ends_a_run(fake):
         (["--lora_targets", "to_q", "to_nothing"], "to_nothing match no linear layer"),
         (["--eval_prompts", "missing.txt"], "cannot read prompts"),
         (["--minibatches", "3"], "must divide the 8 chunks"),
+        (["--keep_best", "gold.beauty"], "one of reward.visual_quality, .*, gold.overall, got gold.beauty"),
+        (["--keep_best", "held_out.overall"], "got held_out.overall"),
     ],
 )
 def test_a_run_that_cannot_work_says_why_before_it_begins(tmp_path, arguments, words):
@@ -174,9 +176,8 @@ def test_a_run_that_cannot_work_says_why_before_it_begins(tmp_path, arguments, w
     assert not (tmp_path / "log.jsonl").exists()
 
 
-def test_evaluate_and_best_of_n_load_what_a_run_exports(tmp_path, fake, monkeypatch, capsys):
+def test_evaluate_and_best_of_n_load_what_a_run_exports(tmp_path, fake, capsys):
     start(tmp_path / "run", "--updates", "2", "--keep_best", "reward.visual_quality")
-    monkeypatch.setattr("evaluate.open_reward", lambda name, **_: VideoReward(fake, on_error="mask"))
     small = [*SMALL, "--count", "2"]
     evaluate([*small, "--json", "--lora", str(tmp_path / "run" / "last"), "--sheet", str(tmp_path / "a.png")])
     tuned = json.loads(capsys.readouterr().out)
@@ -189,6 +190,26 @@ def test_evaluate_and_best_of_n_load_what_a_run_exports(tmp_path, fake, monkeypa
     best = json.loads(capsys.readouterr().out)["reward.overall"]
     assert best["picked"][0] == pytest.approx(best["random"]) and best["picked"] == sorted(best["picked"])
     assert "<svg" in (tmp_path / "best.svg").read_text()
+
+
+@pytest.mark.parametrize("script", [evaluate, best_of_n])
+def test_an_evaluation_without_any_score_is_no_result(fake, script, capsys):
+    fake.bad = ""
+    with pytest.raises(SystemExit, match="reward could not score any video: a clip that cannot be read"):
+        script([*SMALL, "--count", "1", "--videos", "2", "--json"])
+    assert capsys.readouterr().out == ""
+
+
+def test_an_evaluation_counts_what_has_no_score(fake, capsys, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red circle\na bad day\n")
+    fake.bad = "bad"
+    evaluate([*SMALL, "--prompts", str(tmp_path / "prompts.txt"), "--count", "2", "--videos", "1", "--json"])
+    captured = capsys.readouterr()
+    found = json.loads(captured.out, parse_constant=lambda name: pytest.fail(name))
+    assert (found["videos"], found["failed"]) == (2, 1) and "gold.overall" not in found
+    low, high = found["intervals"]["reward.overall"]
+    assert low == high == found["reward.overall"]
+    assert "1 videos without a score, first: a clip that cannot be read" in captured.err
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
@@ -213,3 +234,33 @@ def test_the_command_of_the_smoke_configuration(tmp_path):
     rows = read_log(tmp_path / "out" / "log.jsonl")
     assert [row["step"] for row in rows if row["kind"] == "update"] == [1, 2, 3]
     assert {"reward.text_alignment", "drift_old", "masked"} <= rows[2].keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, {"ACCELERATE_USE_DEEPSPEED": "true"}], ids=["ddp", "zero2"])
+def test_two_processes_give_the_numbers_of_one(tmp_path, settings):
+    if settings:
+        pytest.importorskip("deepspeed")
+    zero = RECIPE.parent.parent / "configs" / "accelerate" / "zero2.json"
+    more = {"HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
+    more |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(zero)}
+    for processes, own in ((1, {}), (2, settings)):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc_per_node", str(processes), RECIPE / "train.py", *RUN, "--pipeline", "tiny"]
+        command += ["--updates", "2", "--output_dir", tmp_path / str(processes)]
+        done = subprocess.run(
+            command, env=os.environ | more | own, capture_output=True, text=True, timeout=280
+        )
+        assert done.returncode == 0, done.stderr[-4000:]
+    one, two = (read_log(tmp_path / str(n) / "log.jsonl") for n in (1, 2))
+    assert [(row["kind"], row["step"]) for row in one] == [(row["kind"], row["step"]) for row in two]
+    first, other = (next(row for row in rows if row["kind"] == "update") for rows in (one, two))
+    for name in ("reward.overall", "spread.text_alignment", "loss_policy", "grad_norm"):
+        assert other[name] == pytest.approx(first[name], rel=1e-3)
+    # AdamW makes a full step of a gradient that is only rounding, so single weights may differ.
+    lora = "last/pytorch_lora_weights.safetensors"
+    learned = []
+    for n in (1, 2):
+        weights = load_file(tmp_path / str(n) / lora)
+        learned.append(torch.cat([weights[name].flatten() for name in sorted(weights) if "lora_B" in name]))
+    assert torch.nn.functional.cosine_similarity(*learned, dim=0) > 0.9

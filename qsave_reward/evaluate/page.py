@@ -18,6 +18,7 @@ from qsave_reward.evaluate.predictions import Prediction
 from qsave_reward.evaluate.run import Evaluation
 from qsave_reward.evaluate.summary import BASELINES, VIEWS, columns, rated
 from qsave_reward.media import preview, still
+from qsave_reward.paths import absolute_path
 from qsave_reward.prompt import DIMENSION_NAMES
 from qsave_reward.report import clean, fill_template, relative_link
 from qsave_reward.types import DIMENSIONS, Defect, VideoScore
@@ -154,7 +155,7 @@ def _pictures(data: str, prediction: Prediction, page: str) -> dict[str, Any]:
     return nothing | {
         "preview": preview(clip),
         "stills": [{"uri": still(clip.frames[i], size), "time": float(clip.times[i])} for i in chosen],
-        "link": None if isinstance(video, Clip) else relative_link(os.path.abspath(video), page),
+        "link": None if isinstance(video, Clip) else relative_link(absolute_path(video), page),
     }
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -23,6 +22,7 @@ from clips import Source, open_clips
 from qsave_reward.data import read_records, write_lines, write_records
 from qsave_reward.errors import ConfigError, QSaveError, VideoError
 from qsave_reward.model import RewardModel
+from qsave_reward.paths import absolute_path
 from qsave_reward.prompt import rationale_of
 from qsave_reward.terminal import progress_bar
 from qsave_reward.types import DIMENSIONS, Record, Scorer, VideoScore
@@ -44,7 +44,7 @@ def kept_record(card: VideoScore, record: Record, root: Path) -> Record:
     rendered = record.video.startswith("world:")
     return replace(
         record,
-        video=record.video if rendered else os.path.abspath(root / record.video),
+        video=record.video if rendered else absolute_path(root / record.video),
         defects=card.defects,
         rationale=rationale_of(card.reasoning or ""),
     )

@@ -25,7 +25,7 @@ from rich.table import Table
 from qsave_reward.errors import ConfigError, QSaveError
 
 
-@dataclass
+@dataclass(kw_only=True)
 class BestOfOptions(evaluate.EvaluateOptions):
     """As `EvaluateOptions`; `n` takes the place of `videos`.
 
@@ -50,11 +50,12 @@ def expected_best(choose_by: FloatArray, quality: FloatArray, size: int) -> floa
     Of n videos in ascending order, number k is the best of C(k, size - 1) subsets.
 
     Args:
-        choose_by: float64 [P, n], what the choice goes by; NaN is never chosen.
-        quality: float64 [P, n], what the choice is worth.
+        choose_by: float64 [P, n], what the choice goes by.
+        quality: float64 [P, n], what the choice is worth. Videos with NaN in either are never chosen.
         size: 1 to n.
     """
     means = []
+    choose_by = np.where(np.isnan(quality), np.nan, choose_by)
     for row, worth in zip(choose_by, quality, strict=True):
         ranks = [(-math.inf if math.isnan(value) else value, -i) for i, value in enumerate(row)]
         order = sorted(range(len(row)), key=ranks.__getitem__)
@@ -76,7 +77,7 @@ def outcomes(metrics: dict[str, FloatArray], n: int) -> dict[str, Any]:
         result[name] = {
             "picked": [expected_best(reward, quality, size) for size in sizes],
             "oracle": [expected_best(quality, quality, size) for size in sizes],
-            "random": float(np.nanmean(quality)),
+            "random": expected_best(reward, quality, 1),
         }
     return result
 

@@ -2,8 +2,7 @@
 
     python recipes/text_to_video/evaluate.py --pipeline tiny --lora OUT/best --json
 
-Prints the mean of every metric with a 95 % interval over prompts. With several videos for a prompt it also
-prints the best of n by reward, by the gold judge (the most that choosing could give) and by chance.
+Prints the mean of every metric with a 95 % interval over prompts.
 """
 
 from __future__ import annotations
@@ -15,79 +14,58 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from evaluation import Evaluation, evaluate, interval
+import torch
+from evaluation import Evaluation, evaluate, finite, interval
 from lora import load_lora
 from options import parse_options
+from pipeline_options import PipelineOptions
 from pipelines import load_pipeline
-from rewards import Scoring, open_reward
+from rewards import open_scoring
 from rich.console import Console
 from rich.table import Table
-from rollout import SamplingOptions
 from sheets import save_sheet
 from text_prompts import in_world, read_prompts
 from tqdm import tqdm
-from train_options import json_mapping
 
-from qsave_reward.errors import ConfigError, QSaveError
+from qsave_reward.errors import QSaveError
 
 
-@dataclass
-class EvaluateOptions:
-    """Options of an evaluation; what is not said is as in `TrainOptions`.
+@dataclass(kw_only=True)
+class EvaluateOptions(PipelineOptions):
+    """Options of an evaluation; those of sampling begin with the embedded generator's.
 
     Attributes:
+        device: of pipeline and reward; empty: a GPU if there is one.
         lora: folder of an exported LoRA; empty: the pipeline alone.
+        prompts: a file with one prompt a line, or `world:train`, `world:test`.
         count: prompts.
         videos: for each prompt.
         sheet: PNG to draw some videos in; empty: none.
         json: print JSON instead of a table.
     """
 
-    pipeline: str = "tiny"
-    dtype: str = "float32"
-    device: str = "cpu"
+    device: str = ""
     lora: str = ""
     prompts: str = "world:test"
     count: int = 32
     videos: int = 2
-    height: int = 64
-    width: int = 64
-    num_frames: int = 17
-    fps: float = 8.0
-    steps: int = 8
-    guidance: float = 1.0
     extra: str = '{"max_sequence_length": 32}'
-    reward: str = "tiny"
-    held_out: str = ""
-    batch_size: int = 8
     sheet: str = ""
-    seed: int = 0
     json: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.count, self.videos, self.batch_size, self.steps) < 1:
-            raise ConfigError("count, videos, batch_size and steps must be at least 1")
-
-    def sampling(self) -> SamplingOptions:
-        """How the pipeline is called."""
-        return SamplingOptions(
-            height=self.height,
-            width=self.width,
-            num_frames=self.num_frames,
-            fps=self.fps,
-            steps=self.steps,
-            guidance=self.guidance,
-            extra=json_mapping("extra", self.extra),
-        )
+        super().__post_init__()
+        self.check_counts("count", "videos")
 
 
 def run(options: EvaluateOptions) -> Evaluation:
-    """Load everything and measure."""
+    """Load everything and measure; why videos have no score goes to standard error."""
     prompts = read_prompts(options.prompts, options.count)
-    scorings = {"reward": Scoring(open_reward(options.reward, device=options.device), fps=options.fps)}
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    scorings = {"reward": open_scoring(options, options.reward, device=device)}
     if options.held_out:
-        scorings["held_out"] = Scoring(open_reward(options.held_out, device=options.device), fps=options.fps)
-    pipeline = load_pipeline(options.pipeline, dtype=options.dtype, device=options.device)
+        scorings["held_out"] = open_scoring(options, options.held_out, device=device)
+    pipeline = load_pipeline(options.pipeline, dtype=options.dtype, device=device)
     if options.lora:
         load_lora(pipeline, options.lora)
     with tqdm(total=len(prompts), desc="prompts", file=sys.stderr) as bar:
@@ -104,15 +82,22 @@ def run(options: EvaluateOptions) -> Evaluation:
         )
     for scoring in scorings.values():
         scoring.close()
+    if len(evaluation.errors):
+        print(
+            f"{len(evaluation.errors)} videos without a score, first: {evaluation.errors[0]}", file=sys.stderr
+        )
+    for name in scorings:
+        if np.isnan(evaluation.metrics[f"{name}.overall"]).all():
+            raise QSaveError(f"{name} could not score any video: {evaluation.errors[0]}", code="no_scores")
     return evaluation
 
 
 def summary(evaluation: Evaluation) -> dict[str, object]:
     """Means, intervals and counts, ready for JSON."""
-    means = evaluation.means()
+    intervals = {name: interval(values) for name, values in evaluation.metrics.items()}
     return {
-        **means,
-        "intervals": {name: interval(values) for name, values in evaluation.metrics.items()},
+        **{name: finite(mean) for name, mean in evaluation.means().items()},
+        "intervals": {name: [finite(end) for end in ends] for name, ends in intervals.items()},
         "prompts": len(evaluation.prompts),
         "videos": evaluation.metrics["reward.overall"].size,
         "failed": evaluation.failed(),
@@ -132,9 +117,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps(result))
         return
     table = Table("metric", "mean", "95 % interval", title=f"{options.pipeline} {options.lora}".strip())
-    for name, values in evaluation.metrics.items():
-        low, high = interval(values)
-        table.add_row(name, f"{np.nanmean(values):.3f}", f"{low:.3f} to {high:.3f}")
+    for name, mean in evaluation.means().items():
+        low, high = interval(evaluation.metrics[name])
+        table.add_row(name, f"{mean:.3f}", f"{low:.3f} to {high:.3f}")
     Console().print(table)
     print(f"{result['prompts']} prompts, {result['videos']} videos, {result['failed']} without a score")
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from gold_judge import gold_scores
+from gold_judge import GOLD_PARTS, gold_scores
 from numpy.typing import NDArray
 from rewards import Scored, Scoring
 from rollout import Rollout, SamplingOptions, group_seeds, sample
@@ -29,11 +30,13 @@ class Evaluation:
         prompts: P texts.
         metrics: name to float64 [P, S]; NaN for a video without a score.
         frames: uint8 [S, T, H, W, 3] for each prompt.
+        errors: why videos have no score.
     """
 
     prompts: list[str]
     metrics: dict[str, FloatArray]
     frames: list[NDArray[np.uint8]]
+    errors: tuple[str, ...] = ()
 
     def means(self) -> dict[str, float]:
         """Mean of each metric over all videos that have it; NaN if none has."""
@@ -74,15 +77,32 @@ def evaluate(
         progress()
     frames = [np.concatenate([rollout.frames for rollout in row]) for row in rollouts]
     metrics: dict[str, FloatArray] = {}
+    errors: list[str] = []
     for name, rows in pending.items():
-        values = np.stack([np.concatenate([future.result().values for future in row]) for row in rows])
+        scored = [[future.result() for future in row] for row in rows]
+        errors += [error for row in scored for one in row for error in one.errors]
+        values = np.stack([np.concatenate([one.values for one in row]) for row in scored])
         metrics |= {f"{name}.{dimension}": values[..., d] for d, dimension in enumerate(DIMENSIONS)}
         metrics[f"{name}.overall"] = values.mean(axis=-1)
     measured = [[measures(clip) for clip in clips] for clips in frames]
     metrics |= {name: np.array([[m[name] for m in row] for row in measured]) for name in measured[0][0]}
     if gold:
         metrics |= gold_metrics(prompts, frames)
-    return Evaluation(list(prompts), metrics, frames)
+    return Evaluation(list(prompts), metrics, frames, tuple(errors))
+
+
+def metric_names(groups: Sequence[str], *, gold: bool) -> list[str]:
+    """Names of the metrics that `evaluate` gives, in order."""
+    names = [f"{group}.{part}" for group in groups for part in (*DIMENSIONS, "overall")]
+    names += ["motion", "brightness", "saturation"]
+    return names + [f"gold.{part}" for part in GOLD_PARTS] if gold else names
+
+
+def finite(value: Any) -> Any:
+    """A number as JSON has it: six decimals; null for NaN and infinity. Other values as they are."""
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value
 
 
 def _mean(values: FloatArray) -> float:
@@ -116,9 +136,10 @@ def measures(frames: NDArray[np.uint8]) -> dict[str, float]:
 
 
 def interval(values: FloatArray, *, seed: int = 0, rounds: int = 2000) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean over prompts, for values float64 [P, S]."""
-    rows = np.nanmean(values, axis=1)
-    rows = rows[~np.isnan(rows)]
+    """95 % bootstrap interval of a mean over prompts, for values float64 [P, S]; NaN for none."""
+    rows = np.array([_mean(row) for row in values if not np.isnan(row).all()])
+    if not len(rows):
+        return math.nan, math.nan
     drawn = np.random.default_rng(seed).integers(len(rows), size=(rounds, len(rows)))
     low, high = np.percentile(rows[drawn].mean(axis=1), [2.5, 97.5])
     return float(low), float(high)

@@ -97,6 +97,10 @@ class GoldScores:
         return (self.visual + self.dynamic + self.alignment) / 3
 
 
+GOLD_PARTS = (*(field.name for field in fields(GoldScores)), *SUMMARIES)
+"""Names in `GoldScores.as_dict`."""
+
+
 def gold_scores(frames: Frames, prompt: str) -> GoldScores:
     """Judge a clip.
 

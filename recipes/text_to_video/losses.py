@@ -66,10 +66,10 @@ def nft_loss(
     good = error(beta * output + (1 - beta) * old)
     bad = error((1 + beta) * old - beta * output)
     policy = (limit / beta) * _mean(r * good + (1 - r) * bad, known)
-    drift = _mean((output - reference).square().mean(dim=axes), known)
-    moved = _mean((output - old).square().mean(dim=axes), known)
-    parts = {"loss_policy": policy, "drift_reference": drift, "drift_old": moved}
-    return Loss(policy + kl * drift, {name: value.detach() for name, value in parts.items()})
+    drift = (output - reference).square().mean(dim=axes)
+    moved = (output - old).square().mean(dim=axes)
+    parts = {"loss_policy": policy, "drift_reference": drift.mean(), "drift_old": moved.mean()}
+    return Loss(policy + kl * _mean(drift, known), {name: value.detach() for name, value in parts.items()})
 
 
 def grpo_loss(
@@ -106,16 +106,17 @@ def grpo_loss(
     limited = ratio.clamp(1 - clip, 1 + clip)
     axes = tuple(range(1, drawn.ndim))
     policy = _mean(torch.maximum(-advantages * ratio, -advantages * limited), known) * rectifier
-    distance = _mean((mean - reference).square().mean(dim=axes), known) / (2 * std**2)
+    distance = (mean - reference).square().mean(dim=axes) / (2 * std**2)
     clipped = _mean(((ratio - 1).abs() > clip).float(), known)
     parts = {
         "loss_policy": policy,
-        "drift_reference": distance,
+        "drift_reference": distance.mean(),
         "ratio_error": (ratio - 1).abs().max(),
         "clipped": clipped,
     }
     return Loss(
-        policy + kl * rectifier**2 * distance, {name: value.detach() for name, value in parts.items()}
+        policy + kl * rectifier**2 * _mean(distance, known),
+        {name: value.detach() for name, value in parts.items()},
     )
 
 

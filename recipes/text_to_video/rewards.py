@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pipeline_options import PipelineOptions
 from rollout import Rollout
 
 from qsave_reward.client import RewardClient
@@ -43,6 +44,14 @@ def open_reward(
         reward = VideoReward(RewardModel.from_pretrained(name, device=device), on_error="mask")
     identity(reward)  # a server says here whether it is there
     return reward
+
+
+def open_scoring(options: PipelineOptions, name: str, *, device: str) -> Scoring:
+    """The scoring of `options.reward` or `options.held_out`."""
+    reward = open_reward(
+        name, device=device, timeout=options.reward_timeout, token_file=options.reward_token_file
+    )
+    return Scoring(reward, fps=options.fps)
 
 
 def identity(reward: VideoReward) -> dict[str, Any]:

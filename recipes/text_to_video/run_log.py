@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evaluation import finite
 from torch.utils.tensorboard import SummaryWriter
 
 
@@ -28,7 +28,7 @@ class RunLog:
 
     def write(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
         """Add `{"kind": ..., "step": ..., **values}`; numbers that are not finite become null."""
-        clean = {name: _number(value) for name, value in values.items()}
+        clean = {name: finite(value) for name, value in values.items()}
         with self.path.open("a") as file:
             file.write(json.dumps({"kind": kind, "step": step, **clean}) + "\n")
         for name, value in clean.items():
@@ -50,9 +50,3 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:  # torn by a kill
             break
     return rows
-
-
-def _number(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
-    return value

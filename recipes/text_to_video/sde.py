@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteSchedulerOutput
+from families import shift_of
 from torch import Tensor
 
 STD_CAP = 0.45
@@ -82,7 +83,7 @@ class OneStepSDE(FlowMatchEulerDiscreteScheduler):
     """Euler's method with one stochastic step; put it in a stock pipeline in place of its scheduler.
 
     The noise levels are sigma = s u / (1 + (s - 1) u) for u = 1, 1 - 1/n, ... 1/n, whatever levels the
-    pipeline proposes.
+    pipeline proposes; with `use_dynamic_shifting` its choice of the shift counts: s = exp(mu).
     """
 
     def plan(self, *, stochastic: int, noise: float, seed: int) -> None:
@@ -100,8 +101,9 @@ class OneStepSDE(FlowMatchEulerDiscreteScheduler):
     ) -> None:
         if num_inference_steps is None:
             num_inference_steps = len(timesteps if sigmas is None else sigmas)
+        shift = math.exp(mu) if self.config.use_dynamic_shifting and mu is not None else self.shift
         even = torch.linspace(1, 1 / num_inference_steps, num_inference_steps, dtype=torch.float64)
-        levels = (self.shift * even / (1 + (self.shift - 1) * even)).float()
+        levels = (shift * even / (1 + (shift - 1) * even)).float()
         self.num_inference_steps = num_inference_steps
         self.timesteps = (levels * self.config.num_train_timesteps).to(device)
         self.sigmas = torch.cat([levels, torch.zeros(1)]).to(device)
@@ -132,3 +134,9 @@ class OneStepSDE(FlowMatchEulerDiscreteScheduler):
         if not return_dict:
             return (after,)
         return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=after)
+
+
+def one_step_sde(pipeline: Any) -> OneStepSDE:
+    """A scheduler to put in a pipeline in place of its own, with the same shift."""
+    dynamic = bool(pipeline.scheduler.config.get("use_dynamic_shifting"))
+    return OneStepSDE(shift=shift_of(pipeline), use_dynamic_shifting=dynamic)

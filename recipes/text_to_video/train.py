@@ -21,15 +21,15 @@ import torch
 from accelerate.utils import set_seed
 from accelerators import keep_model_out, open_accelerator
 from checkpoints import resume, save
-from evaluation import alarms, evaluate
-from families import family_of, shift_of
+from evaluation import alarms, evaluate, metric_names
+from families import family_of
 from lora import Policies, add_lora, blend, export_lora, using
 from options import parse_options
 from pipelines import load_pipeline
-from rewards import Scored, Scoring, check_identity, identity, open_reward
+from rewards import Scored, check_identity, identity, open_scoring
 from rollout import Rollout, group_seeds, sample
 from run_log import RunLog, read_log
-from sde import OneStepSDE
+from sde import one_step_sde
 from sheets import save_sheet
 from text_prompts import in_world, prompts_of_update, read_prompts
 from torch import Tensor
@@ -63,9 +63,13 @@ class Run:
                 f"{options.prompts} has {len(self.prompts)} prompts, an update takes "
                 f"{options.prompts_per_update}"
             )
-        self.scorings = {"reward": self._scoring(options.reward)}
+        device = options.reward_device or str(accelerator.device)
+        self.scorings = {"reward": open_scoring(options, options.reward, device=device)}
         if options.held_out:
-            self.scorings["held_out"] = self._scoring(options.held_out)
+            self.scorings["held_out"] = open_scoring(options, options.held_out, device=device)
+        metrics = metric_names(list(self.scorings), gold=in_world(options.eval_prompts))
+        if options.keep_best not in metrics:
+            raise ConfigError(f"keep_best must be one of {', '.join(metrics)}, got {options.keep_best}")
         self.pipeline = load_pipeline(options.pipeline, dtype=options.dtype, device=accelerator.device)
         family = family_of(self.pipeline)
         if options.algorithm == "grpo" and not family.flow:
@@ -104,16 +108,6 @@ class Run:
         if accelerator.is_main_process:
             options.save(self.output)
         self.log = RunLog(self.output, step=self.step) if accelerator.is_main_process else None
-
-    def _scoring(self, name: str) -> Scoring:
-        options = self.options
-        reward = open_reward(
-            name,
-            device=options.reward_device or str(self.accelerator.device),
-            timeout=options.reward_timeout,
-            token_file=options.reward_token_file,
-        )
-        return Scoring(reward, fps=options.fps)
 
     def _check_reward(self) -> None:
         """The reward must be the one the log begins with."""
@@ -162,15 +156,21 @@ class Run:
         compared = advantages(values, groups, weights=options.dimension_weights())
         parts = [torch.from_numpy(chunk) for chunk in np.split(compared[own], len(rollouts))]
         trained = time.perf_counter()
-        numbers = self.learner.update(rollouts, parts, seed=options.seed * 1_000_003 + update)
+        numbers = self.learner.update(
+            rollouts,
+            parts,
+            seed=options.seed * 1_000_003 + update,
+            first=self.accelerator.process_index * len(rollouts),
+        )
         policies = self.policies
         kept = 0.0 if options.algorithm == "grpo" else min(options.old_rate * (update + 1), options.old_limit)
         blend(policies.old, policies.current, kept)
         blend(policies.average, policies.current, min(options.average, (1 + update) / (10 + update)))
         seconds["training"] = time.perf_counter() - trained
         seconds["scoring"] = sum(one.seconds for one in scored)
+        numbers = self.averaged(numbers | guard_numbers(rollouts))
         numbers |= {f"seconds.{name}": value for name, value in seconds.items()}
-        return numbers | reward_numbers(values, groups) | guard_numbers(rollouts)
+        return numbers | reward_numbers(values, groups)
 
     def rollouts(self, update: int) -> tuple[list[Rollout], list[Any]]:
         """Videos for this process's share of the prompts, and their scores to come."""
@@ -178,28 +178,31 @@ class Run:
         prompts = prompts_of_update(self.prompts, update, options.prompts_per_update, seed=options.seed)
         share = len(prompts) // accelerator.num_processes
         first = accelerator.process_index * share
-        scheduler = self.pipeline.scheduler
         rollouts: list[Rollout] = []
         pending = []
         for i in range(first, first + share):
             *seeds, start = group_seeds(options.seed, update, i, options.group_size + 1)
             for at in range(0, options.group_size, options.batch_size):
-                chunk = seeds[at : at + options.batch_size]
-                if (
-                    options.algorithm == "grpo"
-                ):  # one initial noise and one stochastic step for the whole group
-                    sde = OneStepSDE(shift=shift_of(self.pipeline))
-                    sde.plan(
-                        stochastic=seeds[-1] % max(options.steps // 2, 1), noise=options.noise, seed=chunk[0]
-                    )
-                    self.pipeline.scheduler, chunk = sde, [start] * len(chunk)
-                try:
-                    with using(self.policies.current, self.policies.old), accelerator.autocast():
-                        rollouts.append(sample(self.pipeline, prompts[i], chunk, options.sampling()))
-                finally:
-                    self.pipeline.scheduler = scheduler
+                rollouts.append(self.rollout(prompts[i], seeds[at : at + options.batch_size], start=start))
                 pending.append(self.scorings["reward"].submit(rollouts[-1]))
         return rollouts, pending
+
+    def rollout(self, prompt: str, seeds: list[int], *, start: int) -> Rollout:
+        """One batch of videos by the old policy.
+
+        For GRPO the seed `start` decides what a group has in common, the initial noise and which step is
+        stochastic, and `seeds` only the noise of that step.
+        """
+        options, stock = self.options, self.pipeline.scheduler
+        if options.algorithm == "grpo":
+            sde = one_step_sde(self.pipeline)
+            sde.plan(stochastic=start % max(options.steps // 2, 1), noise=options.noise, seed=seeds[0])
+            self.pipeline.scheduler, seeds = sde, [start] * len(seeds)
+        try:
+            with using(self.policies.current, self.policies.old), self.accelerator.autocast():
+                return sample(self.pipeline, prompt, seeds, options.sampling())
+        finally:
+            self.pipeline.scheduler = stock
 
     def gathered(
         self, rollouts: Sequence[Rollout], scored: Sequence[Scored]
@@ -211,9 +214,14 @@ class Run:
         start = self.accelerator.process_index * len(own)
         return everything.double().numpy(), groups, slice(start, start + len(own))
 
+    def averaged(self, numbers: dict[str, float]) -> dict[str, float]:
+        """Means over processes."""
+        own = torch.tensor(list(numbers.values()), device=self.accelerator.device)
+        return dict(zip(numbers, self.accelerator.reduce(own, "mean").tolist(), strict=True))
+
     def _stop_if_masked(self, values: np.ndarray, scored: Sequence[Scored]) -> None:
         masked = float(np.isnan(values).any(axis=1).mean())
-        if masked > self.options.max_masked:
+        if masked > self.options.max_masked or masked == 1:
             reasons = [error for one in scored for error in one.errors] or ["see the other processes"]
             raise QSaveError(
                 f"{masked:.0%} of the videos of update {self.step + 1} have no score, more than max_masked = "
@@ -231,15 +239,13 @@ class Run:
                     self.pipeline,
                     self.eval_prompts,
                     self.scorings,
-                    sampling=options.sampling(evaluation=True),
+                    sampling=options.eval_sampling(),
                     videos=options.eval_videos,
                     seed=options.seed,
                     gold=in_world(options.eval_prompts),
                     batch_size=options.batch_size,
                 )
             means = evaluation.means()
-            if options.keep_best not in means:
-                raise ConfigError(f"keep_best must be one of {', '.join(means)}, got {options.keep_best}")
             earlier = [row for row in read_log(self.output / "log.jsonl") if row["kind"] == "evaluation"]
             found = alarms(earlier[0], means) if earlier else []
             kept = [row[options.keep_best] for row in earlier if row[options.keep_best] is not None]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from pipeline_options import PipelineOptions, json_mapping
 from rollout import SamplingOptions
 
 from qsave_reward.errors import ConfigError
@@ -17,33 +16,23 @@ from qsave_reward.weighting import scaled_weights
 MAY_CHANGE = ("updates", "reward", "reward_device", "reward_timeout", "reward_token_file")
 """Options that a run may be started again with: its length, and where its reward is."""
 
-OWN = {"prompt", "height", "width", "num_frames", "num_inference_steps", "guidance_scale", "generator"}
-OWN |= {"output_type", "callback_on_step_end"}
-"""Arguments of a pipeline that the recipe sets itself."""
 
-
-@dataclass
-class TrainOptions:
+@dataclass(kw_only=True)
+class TrainOptions(PipelineOptions):
     """Options of a run; `configs/text_to_video/` has one file for each generator.
 
     Attributes:
         output_dir: where everything is written; a run that was stopped goes on from there.
-        pipeline: folder or hub name of a diffusers text-to-video pipeline; `tiny` is the embedded one.
-        dtype: of the pipeline's weights; the LoRA is always float32.
         algorithm: `nft` (DiffusionNFT) or `grpo` (one-step Flow-GRPO).
         prompts, eval_prompts: a file with one prompt a line, or `world:train`, `world:test`.
         eval_videos: videos for each of the `eval_count` prompts of an evaluation.
-        height, width, num_frames, fps, steps, guidance: how videos are sampled (see `SamplingOptions`).
-        extra: further arguments of the pipeline, JSON.
         eval_steps, eval_guidance: sampling in evaluations; 0: as in training.
-        reward: `tiny`, a checkpoint folder, or addresses of reward servers.
-        reward_device, reward_timeout, reward_token_file: see `open_reward`.
-        held_out: a second reward that is evaluated but not trained on; as `reward`, or empty.
+        reward_device: of a reward in this process; default: that of the pipeline.
         weights: of the three dimensions in the advantage, JSON; empty: equal.
         updates: how often videos are made, scored and learned from.
         prompts_per_update: by all processes together.
-        group_size: videos of one prompt, which are compared with each other; at least 2.
-        batch_size: videos that go through the transformer at a time; divides `group_size`.
+        group_size: videos of one prompt, which are compared with each other; at least 2, and a multiple of
+            `batch_size`.
         minibatches: optimizer steps in an update.
         max_masked: share of videos without a score at which the run stops.
         lora_rank, lora_alpha: size and strength of the LoRA.
@@ -60,32 +49,18 @@ class TrainOptions:
     """
 
     output_dir: str
-    pipeline: str = "tiny"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     algorithm: Literal["nft", "grpo"] = "nft"
     prompts: str = "world:train"
     eval_prompts: str = "world:test"
     eval_count: int = 16
     eval_videos: int = 2
-    height: int = 64
-    width: int = 64
-    num_frames: int = 17
-    fps: float = 8.0
-    steps: int = 8
-    guidance: float = 1.0
-    extra: str = "{}"
     eval_steps: int = 0
     eval_guidance: float = 0.0
-    reward: str = "tiny"
     reward_device: str | None = None
-    reward_timeout: float = 300.0
-    reward_token_file: str | None = None
-    held_out: str = ""
     weights: str = ""
     updates: int = 100
     prompts_per_update: int = 16
     group_size: int = 8
-    batch_size: int = 8
     minibatches: int = 1
     max_masked: float = 0.05
     lora_rank: int = 32
@@ -108,63 +83,18 @@ class TrainOptions:
     evaluate_every: int = 10
     save_every: int = 10
     keep_best: str = "reward.overall"
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = (
-            "updates",
-            "prompts_per_update",
-            "batch_size",
-            "minibatches",
-            "levels_per_video",
-            "eval_count",
-        )
-        counts += (
-            "eval_videos",
-            "height",
-            "width",
-            "num_frames",
-            "steps",
-            "lora_rank",
-            "evaluate_every",
-            "save_every",
-        )
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        positive = (
-            "fps",
-            "guidance",
-            "lora_alpha",
-            "learning_rate",
-            "max_grad_norm",
-            "advantage_limit",
-            "beta",
-        )
-        for name in (*positive, "noise", "clip"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ConfigError(f"{name} must be above 0 and finite, got {getattr(self, name)}")
-        others = (
-            "max_masked",
-            "old_rate",
-            "kl",
-            "eval_steps",
-            "eval_guidance",
-            "weight_decay",
-            "adam_epsilon",
-        )
-        for name in (*others, "seed"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ConfigError(f"{name} must be 0 or more and finite, got {getattr(self, name)}")
+        super().__post_init__()
+        self.check_counts("updates", "prompts_per_update", "minibatches", "levels_per_video", "eval_count")
+        self.check_counts("eval_videos", "lora_rank", "evaluate_every", "save_every")
+        self.check_positive("lora_alpha", "learning_rate", "max_grad_norm", "advantage_limit", "beta")
+        self.check_positive("noise", "clip")
+        self.check_not_negative("max_masked", "old_rate", "kl", "eval_steps", "eval_guidance")
+        self.check_not_negative("weight_decay", "adam_epsilon")
         for name in ("average", "old_limit"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name} must be a share, from 0 to 1, got {getattr(self, name)}")
-        if self.num_frames < 2:
-            raise ConfigError(
-                f"num_frames must be at least 2, got {self.num_frames}: one frame has no motion"
-            )
-        if named := OWN & json_mapping("extra", self.extra).keys():
-            raise ConfigError(f"extra must not name {', '.join(sorted(named))}; there are options for that")
         if self.group_size < 2:
             raise ConfigError(
                 f"group_size must be at least 2, got {self.group_size}: a video is judged against others of "
@@ -172,19 +102,15 @@ class TrainOptions:
             )
         if self.group_size % self.batch_size:
             raise ConfigError(f"batch_size ({self.batch_size}) must divide group_size ({self.group_size})")
-        self.sampling()
         self.dimension_weights()
 
-    def sampling(self, *, evaluation: bool = False) -> SamplingOptions:
-        """How the pipeline is called."""
-        return SamplingOptions(
-            height=self.height,
-            width=self.width,
-            num_frames=self.num_frames,
-            fps=self.fps,
-            steps=(self.eval_steps or self.steps) if evaluation else self.steps,
-            guidance=(self.eval_guidance or self.guidance) if evaluation else self.guidance,
-            extra=json_mapping("extra", self.extra),
+    def eval_sampling(self) -> SamplingOptions:
+        """How the pipeline is called in evaluations."""
+        sampling = self.sampling()
+        return replace(
+            sampling,
+            steps=self.eval_steps or sampling.steps,
+            guidance=self.eval_guidance or sampling.guidance,
         )
 
     def dimension_weights(self) -> dict[str, float] | None:
@@ -219,14 +145,3 @@ class TrainOptions:
     def _written(self) -> dict[str, Any]:
         """All options but empty lists, which no command line can say."""
         return {name: value for name, value in asdict(self).items() if value != []}
-
-
-def json_mapping(name: str, text: str) -> dict[str, float]:
-    """A JSON object given as text."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{name} must be a JSON object, got {text!r}: {error}") from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{name} must be a JSON object, got {text!r}")
-    return value

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from families import Family, levels, shift_of, spread_sigmas
@@ -46,9 +47,13 @@ class Learner:
         self.shift = shift_of(pipeline)
 
     def update(
-        self, rollouts: Sequence[Rollout], advantages: Sequence[Tensor], *, seed: int
+        self, rollouts: Sequence[Rollout], advantages: Sequence[Tensor], *, seed: int, first: int = 0
     ) -> dict[str, float]:
         """Learn from rollouts of equal size and their advantages [B], NaN where a video has no score.
+
+        Args:
+            seed: of the update.
+            first: number of the first rollout among those of all processes, which must not share noise.
 
         Returns:
             means of the parts of the loss, and `grad_norm`.
@@ -56,7 +61,7 @@ class Learner:
         totals: dict[str, float] = defaultdict(float)
         repeats = self.options.levels_per_video if self.options.algorithm == "nft" else 1
         number = len(rollouts) * repeats
-        for rollout, advantage, sigmas, noise in self._runs(rollouts, advantages, repeats, seed):
+        for rollout, advantage, sigmas, noise in self._runs(rollouts, advantages, repeats, [seed, first]):
             with self.accelerator.accumulate(self.model):
                 loss = self._loss(rollout, advantage, sigmas, noise)
                 if not loss.loss.isfinite():
@@ -74,14 +79,14 @@ class Learner:
         return dict(totals)
 
     def _runs(
-        self, rollouts: Sequence[Rollout], advantages: Sequence[Tensor], repeats: int, seed: int
+        self, rollouts: Sequence[Rollout], advantages: Sequence[Tensor], repeats: int, seed: list[int]
     ) -> Any:
         """Each rollout `repeats` times with advantages [B], noise levels [B] spread evenly, and noise."""
-        generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(rollouts), generator=generator).tolist()
+        generators = [_generator(seed[0], seed[1] + i) for i in range(len(rollouts))]
+        order = torch.randperm(len(rollouts), generator=_generator(*seed, 1)).tolist()
         for repeat in range(repeats):
             for i in order:
-                latents = rollouts[i].latents
+                latents, generator = rollouts[i].latents, generators[i]
                 rows = len(latents)
                 within = (
                     torch.randperm(rows, generator=generator) + torch.rand(rows, generator=generator)
@@ -150,3 +155,9 @@ class Learner:
             rectifier=1 / gradient_scale(step.sigma, step.sigma_next, step.std),
             kl=self.options.kl,
         )
+
+
+def _generator(*seed: int) -> torch.Generator:
+    """Random numbers that depend on all of `seed`."""
+    state = np.random.SeedSequence(seed).generate_state(1)
+    return torch.Generator().manual_seed(int(state[0]))

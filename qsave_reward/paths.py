@@ -1,0 +1,16 @@
+"""Paths as the system reads them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+
+def absolute_path(path: str | os.PathLike[str]) -> str:
+    """Absolute path without `..`, which leads up from where a link points; other links stay."""
+    path = os.fspath(path)
+    head, up, tail = path.rpartition("../")
+    with suppress(ValueError):  # no name that a file can have
+        if up:
+            path = os.path.join(os.path.realpath(head + up), tail)
+    return os.path.abspath(path)
