@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from qsave_reward.best_of import best_of_n
     from qsave_reward.calibration import Calibration
     from qsave_reward.client import RewardClient
+    from qsave_reward.holistic.scorer import HolisticScorer
+    from qsave_reward.loading import load_scorer
     from qsave_reward.model import RewardModel
     from qsave_reward.reward import VideoReward
     from qsave_reward.video import Clip, read_clip
@@ -30,11 +32,13 @@ __version__ = "0.1.0"
 _LAZY = {
     "Calibration": "qsave_reward.calibration",
     "Clip": "qsave_reward.video",
+    "HolisticScorer": "qsave_reward.holistic.scorer",
     "RewardClient": "qsave_reward.client",
     "RewardModel": "qsave_reward.model",
     "VideoReward": "qsave_reward.reward",
     "advantages": "qsave_reward.weighting",
     "best_of_n": "qsave_reward.best_of",
+    "load_scorer": "qsave_reward.loading",
     "read_clip": "qsave_reward.video",
 }
 
@@ -47,6 +51,7 @@ __all__ = [
     "ConfigError",
     "Defect",
     "DimensionScore",
+    "HolisticScorer",
     "QSaveError",
     "Record",
     "RewardClient",
@@ -58,6 +63,7 @@ __all__ = [
     "VideoScore",
     "advantages",
     "best_of_n",
+    "load_scorer",
     "read_clip",
 ]
 

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from qsave_reward.errors import ConfigError
-from qsave_reward.prompt import PROMPT_VERSION
+from qsave_reward.prompt import HOLISTIC_VERSION, PROMPT_VERSION
 from qsave_reward.slowfast import FramePlan
 from qsave_reward.types import Provenance
 
 METADATA_FILE = "qsave.json"
+HOLISTIC_TYPE = "qsave_holistic"
 BUNDLED = {"tiny": Path(__file__).parent / "weights" / "tiny"}
 
 
@@ -30,7 +31,7 @@ class Metadata:
     Attributes:
         frame_plan: the plan the weights were trained with.
         revision: first 12 hex digits of the SHA-256 of the weight files.
-        prompt_version: must equal `prompt.PROMPT_VERSION`.
+        prompt_version: must equal that of the package, `prompt_version_of`.
         trained_on: one sentence for people: what data, hence what the scores mean.
         prompt_words: every word of the prompts seen in training, or `None` when they were open-ended; a
         prompt
@@ -52,6 +53,15 @@ class Metadata:
         if self.prompt_words is None:
             return []
         return sorted(set(words(prompt)) - self.prompt_words)
+
+    def warnings(self, prompt: str) -> tuple[str, ...]:
+        """What a score of a clip with this prompt carries."""
+        if not (unknown := self.unknown_words(prompt)):
+            return ()
+        return (
+            f"text alignment means little here: the prompt has words this model never saw "
+            f"({', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}). {self.trained_on}",
+        )
 
 
 def words(text: str) -> list[str]:
@@ -82,6 +92,20 @@ def find_checkpoint(name: str | Path) -> Path:
         ) from error
 
 
+def is_holistic(directory: Path) -> bool:
+    """Whether a checkpoint is of a `HolisticScorer`, by the `model_type` in its config.json."""
+    try:
+        config = json.loads((directory / "config.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") == HOLISTIC_TYPE
+
+
+def prompt_version_of(directory: Path) -> str:
+    """The version of the text that this package shows to a checkpoint's kind of model."""
+    return HOLISTIC_VERSION if is_holistic(directory) else PROMPT_VERSION
+
+
 def read_metadata(directory: Path) -> Metadata:
     """Read and check `qsave.json`.
 
@@ -102,10 +126,10 @@ def read_metadata(directory: Path) -> Metadata:
     expected = {field.name for field in fields(Metadata)}
     if not isinstance(raw, dict) or set(raw) != expected:
         raise ConfigError(f"{path} must hold the keys {sorted(expected)}", code="not_a_checkpoint")
-    if raw["prompt_version"] != PROMPT_VERSION:
+    if raw["prompt_version"] != (known := prompt_version_of(directory)):
         raise ConfigError(
             f"{directory} was trained with prompt version {raw['prompt_version']!r}, this package speaks "
-            f"{PROMPT_VERSION!r}; its scores would mean nothing. Install the matching release or train again",
+            f"{known!r}; its scores would mean nothing. Install the matching release or train again",
             code="prompt_version",
         )
     try:
@@ -128,7 +152,7 @@ def write_metadata(
     metadata = Metadata(
         frame_plan=plan,
         revision=digest.hexdigest()[:12],
-        prompt_version=PROMPT_VERSION,
+        prompt_version=prompt_version_of(directory),
         trained_on=trained_on,
         prompt_words=prompt_words,
     )

@@ -10,26 +10,26 @@ import typer
 from qsave_reward.errors import ConfigError
 
 if TYPE_CHECKING:
-    from qsave_reward.model import RewardModel
+    from qsave_reward.loading import LoadedScorer
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Machine output on standard output.")]
 Model = Annotated[str, typer.Option(help="'tiny' (bundled), a checkpoint directory or a hub id.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: a GPU if there is one.")]
 
 
-def load_model(name: str, device: str | None) -> RewardModel:
+def load_model(name: str, device: str | None) -> LoadedScorer:
     """Load a model, quietly."""
     import torch
     from transformers.utils import logging
 
-    from qsave_reward.model import RewardModel
+    from qsave_reward.loading import load_scorer
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    return RewardModel.from_pretrained(name, device=device)
+    return load_scorer(name, device=device)
 
 
 def missing_extra(error: ImportError, extra: str) -> ConfigError:

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText
 
+from qsave_reward.batches import judge_in_batches
 from qsave_reward.checkpoint import Metadata, find_checkpoint, read_metadata
 from qsave_reward.errors import AnswerError, ConfigError, QSaveError
 from qsave_reward.fast_vision import use_fast_vision
@@ -78,11 +79,7 @@ class RewardModel:
         """
         directory = find_checkpoint(name)
         metadata = read_metadata(directory)
-        try:
-            device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        except RuntimeError as error:
-            raise ConfigError(f"unknown device {device!r}: expected cpu, cuda, cuda:1 or the like") from error
-        dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+        device, dtype = place(device, dtype)
         processor = QSaveProcessor.for_model(directory)
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             directory, dtype=dtype, output_loading_info=True
@@ -149,8 +146,8 @@ class RewardModel:
         """Score many clips; see `Scorer` for the contract."""
         if mode not in ("direct", "reasoned"):
             raise ConfigError(f"mode must be 'direct' or 'reasoned', got {mode!r}")
-        cards = self._each(videos, prompts, on_error, self._direct if mode == "direct" else self._reasoned)
-        return _settle(cards, on_error)
+        judge = self._direct if mode == "direct" else self._reasoned
+        return self._in_batches(videos, prompts, on_error, judge)
 
     def explain_batch(
         self, videos: Sequence[Any], prompts: Sequence[str], *, on_error: OnError = "raise"
@@ -159,45 +156,31 @@ class RewardModel:
 
         An answer whose form is broken leaves the scores as they are, `defects=None`, and a warning.
         """
-        return _settle(self._each(videos, prompts, on_error, self._explained), on_error)
+        return self._in_batches(videos, prompts, on_error, self._explained)
 
-    def _each(
+    def _in_batches(
         self, videos: Sequence[Any], prompts: Sequence[str], on_error: OnError, judge: Any
     ) -> list[VideoScore | QSaveError]:
-        """Prepare items in batches and judge those that could be prepared; failures keep their place."""
-        if on_error not in ("raise", "return"):
-            raise ConfigError(f"on_error must be 'raise' or 'return', got {on_error!r}")
-        if len(videos) != len(prompts):
-            raise ConfigError(f"expected as many prompts as videos, got {len(prompts)} and {len(videos)}")
-        cards: list[VideoScore | QSaveError] = []
-        for start in range(0, len(videos), self.batch_size):
-            batch = slice(start, start + self.batch_size)
-            items = [
-                self._prepare(video, prompt)
-                for video, prompt in zip(videos[batch], prompts[batch], strict=True)
-            ]
-            failed = next((item for item in items if isinstance(item, QSaveError)), None)
-            if failed is not None and on_error == "raise":
-                raise failed
+        def judged(items: list[_Item]) -> Sequence[VideoScore | QSaveError]:
             with self._forward:
-                judged = iter(judge([item for item in items if not isinstance(item, QSaveError)]))
-            cards += [item if isinstance(item, QSaveError) else next(judged) for item in items]
-        return cards
+                cards: Sequence[VideoScore | QSaveError] = judge(items)
+            return cards
 
-    def _prepare(self, video: Any, prompt: str) -> _Item | QSaveError:
-        try:
-            clip = self.read(video)
-            chunks = plan_chunks(clip, self.frame_plan)
-            question = self.processor.question([chunk.time for chunk in chunks], prompt)
-        except QSaveError as error:
-            return error
-        warnings = list(clip.warnings)
-        if unknown := self.metadata.unknown_words(prompt):
-            warnings.append(
-                f"text alignment means little here: the prompt has words this model never saw "
-                f"({', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}). {self.metadata.trained_on}"
-            )
-        return _Item(question, resize_chunks(chunks, self.model.device), tuple(warnings))
+        return judge_in_batches(
+            videos,
+            prompts,
+            prepare=self._prepare,
+            judge=judged,
+            batch_size=self.batch_size,
+            on_error=on_error,
+        )
+
+    def _prepare(self, video: Any, prompt: str) -> _Item:
+        clip = self.read(video)
+        chunks = plan_chunks(clip, self.frame_plan)
+        question = self.processor.question([chunk.time for chunk in chunks], prompt)
+        warnings = (*clip.warnings, *self.metadata.warnings(prompt))
+        return _Item(question, resize_chunks(chunks, self.model.device), warnings)
 
     def _inputs(self, items: list[_Item], answer: str) -> dict[str, torch.Tensor]:
         inputs = self.processor(
@@ -210,14 +193,10 @@ class RewardModel:
         return dict(inputs.to(self.model.device))
 
     def _direct(self, items: list[_Item]) -> list[VideoScore]:
-        if not items:
-            return []
         probs = self._read_slots(self._inputs(items, direct_answer()))
         return [self._card(item, row) for item, row in zip(items, probs, strict=True)]
 
     def _reasoned(self, items: list[_Item]) -> list[VideoScore | AnswerError]:
-        if not items:
-            return []
         inputs = self._inputs(items, "")
         answers = self._write(inputs)
         texts = self.processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
@@ -280,6 +259,15 @@ class RewardModel:
         return written[:, inputs["input_ids"].shape[1] :]
 
 
+def place(device: str | torch.device | None, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
+    """Where a model goes when nothing is said: the first GPU in bfloat16, else the CPU in float32."""
+    try:
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {device!r}: expected cpu, cuda, cuda:1 or the like") from error
+    return device, dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+
+
 @dataclass(frozen=True, eq=False)
 class _Item:
     """One clip ready for the model: rendered question, resized chunks, warnings."""
@@ -287,11 +275,3 @@ class _Item:
     question: str
     pairs: list[torch.Tensor]
     warnings: tuple[str, ...]
-
-
-def _settle(cards: list[VideoScore | QSaveError], on_error: OnError) -> list[VideoScore | QSaveError]:
-    if on_error == "raise":
-        for card in cards:
-            if isinstance(card, QSaveError):
-                raise card
-    return cards

@@ -19,6 +19,8 @@ from qsave_reward.errors import AnswerError, ConfigError
 from qsave_reward.types import DIMENSIONS, LEVELS, Defect
 
 PROMPT_VERSION = "1"
+HOLISTIC_VERSION = "holistic-1"
+"""Of the text of the other scorer, `qsave_reward.holistic.text`."""
 
 PLACEHOLDER = "unknown"
 """Stands in the slots of a direct answer; must be one token (after a space), as the level words must."""
@@ -58,6 +60,16 @@ class Report:
     levels: Mapping[str, int]
 
 
+def check_prompt(prompt: str) -> None:
+    """A ConfigError (`code="empty_prompt"`) when a prompt has no visible character."""
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ConfigError(
+            f"expected the text the video was generated from, got {prompt!r}; "
+            "text alignment has no meaning without it",
+            code="empty_prompt",
+        )
+
+
 def build_messages(times: Sequence[float], prompt: str) -> list[dict[str, Any]]:
     """The question as chat messages: one `<t seconds>` text and one image slot for each chunk, then the
     prompt.
@@ -67,14 +79,9 @@ def build_messages(times: Sequence[float], prompt: str) -> list[dict[str, Any]]:
         prompt: the text the clip was generated from. Control tokens in it are defused.
 
     Raises:
-        ConfigError: (`code="empty_prompt"`) when the prompt has no visible character.
+        ConfigError: as `check_prompt` does.
     """
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise ConfigError(
-            f"expected the text the video was generated from, got {prompt!r}; "
-            "text alignment has no meaning without it",
-            code="empty_prompt",
-        )
+    check_prompt(prompt)
     content: list[dict[str, Any]] = [{"type": "text", "text": _INTRO}]
     for time in times:
         content.append({"type": "text", "text": f"<{time:.1f} seconds>"})

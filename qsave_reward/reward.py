@@ -135,7 +135,7 @@ class VideoReward:
         normalise: Literal["none", "checkpoint"] | Calibration = "none",
         **options: Any,
     ) -> VideoReward:
-        """Load a `RewardModel` and wrap it.
+        """Load a scorer and wrap it.
 
         Args:
             name, device, dtype, batch_size: as in `RewardModel.from_pretrained`.
@@ -146,9 +146,9 @@ class VideoReward:
             ConfigError: as `RewardModel.from_pretrained`, `Calibration.load` and `VideoReward` do.
         """
         from qsave_reward.checkpoint import find_checkpoint
-        from qsave_reward.model import RewardModel
+        from qsave_reward.loading import load_scorer
 
-        model = RewardModel.from_pretrained(name, device=device, dtype=dtype, batch_size=batch_size)
+        model = load_scorer(name, device=device, dtype=dtype, batch_size=batch_size)
         if normalise == "checkpoint":
             normalise = Calibration.load(find_checkpoint(name), revision=model.provenance.revision)
         return cls(model, normalise=normalise, **options)

@@ -11,7 +11,7 @@ from qsave_reward.types import VideoScore
 from qsave_reward.video import Clip, Sampling, read_clip
 
 if TYPE_CHECKING:
-    from qsave_reward.model import RewardModel
+    from qsave_reward.loading import LoadedScorer
 
 
 class Job(NamedTuple):
@@ -43,7 +43,7 @@ class Scored(NamedTuple):
 
 
 def score_jobs(
-    model: RewardModel,
+    model: LoadedScorer,
     jobs: Sequence[Job],
     *,
     batch_size: int,

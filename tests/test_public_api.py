@@ -20,9 +20,10 @@ LAYERS = [
     ["fields", "tables", "data", "entries", "preferences", "benchmarks", "data_scan", "data_check"],
     ["results", "wire", "weighting", "ranking", "selection", "clip_list"],
     ["config", "grading", "world", "checkpoint"],
-    ["slots", "processor", "fast_vision", "model", "supervision", "server_pool", "client"],
+    ["batches", "slots", "processor", "fast_vision", "model", "supervision", "server_pool", "client"],
+    ["holistic", "loading"],
     ["calibration", "reward", "adapters", "best_of"],
-    ["scoring", "score_log", "filtering", "evaluate", "media", "report", "doctor"],
+    ["scoring", "score_log", "filtering", "ntire", "evaluate", "media", "report", "doctor"],
     ["shards", "ray_cluster", "ray_filtering", "ray_scoring", "server"],
     [
         "terminal",
@@ -30,6 +31,7 @@ LAYERS = [
         "ray_command",
         "data_command",
         "calibrate_command",
+        "ntire_command",
         "selection_command",
         "serve_command",
     ],
@@ -47,6 +49,7 @@ def test_public_names():
             "DIMENSIONS",
             "Defect",
             "DimensionScore",
+            "HolisticScorer",
             "LEVELS",
             "QSaveError",
             "Record",
@@ -59,6 +62,7 @@ def test_public_names():
             "VideoScore",
             "advantages",
             "best_of_n",
+            "load_scorer",
             "read_clip",
         ]
     )

@@ -55,7 +55,7 @@ class Worker:
         self, name: str, *, device: str | None = None, threads: int | None = None, timeout: float = 120.0
     ) -> None:
         """Args:
-            name: the model, as for `RewardModel.from_pretrained`.
+            name: the model, as for `load_scorer`.
             device: default: the first GPU if there is one, else the CPU.
             threads: CPU threads of torch; default: torch's own choice.
             timeout: seconds after which a batch is given up and the process is killed.
@@ -246,15 +246,13 @@ def main(options: dict[str, Any]) -> None:
     import torch
     from transformers.utils import logging
 
-    from qsave_reward.model import RewardModel
+    from qsave_reward.loading import load_scorer
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if options["threads"] is not None:
         torch.set_num_threads(options["threads"])
     try:
-        model = RewardModel.from_pretrained(
-            options["name"], device=options["device"], batch_size=_CLIPS_AT_ONCE
-        )
+        model = load_scorer(options["name"], device=options["device"], batch_size=_CLIPS_AT_ONCE)
         if (found := model.metadata.revision) != (wanted := options["revision"]):
             raise ConfigError(f"its weights were replaced: expected {wanted}, got {found}; start anew")
     except QSaveError as error:

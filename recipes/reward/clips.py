@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from qsave_reward.benchmarks import read_qeval_video
 from qsave_reward.data import normalise_prompt, read_records
 from qsave_reward.slowfast import FramePlan
 from qsave_reward.types import Defect, Record
@@ -27,8 +28,9 @@ def open_clips(
     varied_share: float,
     mismatched_share: float = 0.0,
     films: str | None = None,
+    records: Sequence[Record] | None = None,
 ) -> Source:
-    """Rated clips of `world:SPLIT[:SEED]` or of a file of records, read when they are asked for.
+    """Rated clips of `world:SPLIT[:SEED]` or of a file, read when they are asked for.
 
     A file is used again and again; its videos are paths beside it or names of world items
     ("world:train/0/17").
@@ -40,6 +42,7 @@ def open_clips(
         mismatched_share: share of clips that get the prompt of another clip (see `mismatch`), the next that
             has another one. Where there is none, a clip keeps its own.
         films: folder of real clips to use as backgrounds of the world (`WorldConfig.films`).
+        records: some of those in the file `data`; default: all (`read_rated`).
 
     Raises:
         ConfigError: for an unknown split or a wrong file.
@@ -61,18 +64,18 @@ def open_clips(
             return world_plan(split, index, seed=seed, config=WorldConfig(films=films)).prompt
 
     else:
-        records, root = read_records(data), Path(data).parent
-        reach = len(records) - 1
+        rated, root = read_rated(data) if records is None else records, Path(data).parent
+        reach = len(rated) - 1
 
         def source(index: int) -> tuple[Clip, Record]:
-            record = records[index % len(records)]
+            record = rated[index % len(rated)]
             named = re.fullmatch(r"world:([a-z]+)/(\d+)/(\d+)", record.video)
             if named:
                 return render(named[1], int(named[2]), int(named[3]), varied=False)[0], record
             return read_clip(root / record.video, sampling), record
 
         def prompt_of(index: int) -> str:
-            return records[index % len(records)].prompt
+            return rated[index % len(rated)].prompt
 
     def maybe_mismatched(index: int) -> tuple[Clip, Record]:
         clip, record = source(index)
@@ -84,6 +87,11 @@ def open_clips(
         return clip, record
 
     return maybe_mismatched
+
+
+def read_rated(data: str) -> list[Record]:
+    """Records of a JSONL or Parquet file, or of a list `file|prompt|MOS` as NTIRE gave it out (*.txt)."""
+    return read_qeval_video(data) if data.endswith(".txt") else read_records(data)
 
 
 def mismatch(record: Record, prompt: str) -> Record:
@@ -109,6 +117,4 @@ def mismatch(record: Record, prompt: str) -> Record:
 
 def rendered_only(data: str) -> bool:
     """Whether all clips of a source are from the rendered world."""
-    return data.startswith("world:") or all(
-        record.video.startswith("world:") for record in read_records(data)
-    )
+    return data.startswith("world:") or all(record.video.startswith("world:") for record in read_rated(data))
