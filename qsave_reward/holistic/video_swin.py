@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from qsave_reward.errors import ConfigError
-from qsave_reward.holistic.slowfast_network import load_strictly
+from qsave_reward.holistic.public_weights import load_strictly
 
 Size = tuple[int, int, int]
 """Frames, rows, columns."""
@@ -135,7 +135,7 @@ class _Stage(nn.Module):
         frames, rows, columns = tokens.shape[1:4]
         size = (frames, rows, columns)
         window, shift = clip_window(size, self.window)
-        pairs = [allowed_pairs(size, window, shift, tokens.device) for shift in (NO_SHIFT, shift)]
+        pairs = [allowed_pairs(size, window, moved, tokens.device) for moved in (NO_SHIFT, shift)]
         for i, block in enumerate(self.blocks):
             tokens = block(tokens, window, shift=shift if i % 2 else NO_SHIFT, allowed=pairs[i % 2])
         if self.downsample is not None:
