@@ -10,7 +10,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev,train,decord,serve,ui,t2v]'
 	touch $(STAMP)
 
-.PHONY: install score test test-all check t2v-tiny
+.PHONY: install score test test-all check t2v-tiny holistic-tiny
 install: $(STAMP)
 
 score: $(STAMP)
@@ -37,3 +37,10 @@ t2v-tiny: $(STAMP)
 	$(VENV)/bin/python $(T2V)/evaluate.py --sheet outputs/t2v/before.png
 	$(VENV)/bin/python $(T2V)/evaluate.py --lora outputs/t2v/nft/best --sheet outputs/t2v/after.png
 	$(VENV)/bin/python $(T2V)/curves.py --out outputs/t2v/curves.png --runs nft=outputs/t2v/nft
+
+# The second scorer on the rendered world: hours on two cores.
+HOLISTIC := recipes/holistic
+holistic-tiny: $(STAMP)
+	$(VENV)/bin/python $(HOLISTIC)/make_holistic_tiny.py --out outputs/holistic/base
+	$(VENV)/bin/python $(HOLISTIC)/train.py --config configs/holistic/tiny.yaml
+	$(VENV)/bin/qsave eval --model outputs/holistic/tiny --data world:test --limit 1000

@@ -10,11 +10,22 @@ import pytest
 
 from qsave_reward.types import DIMENSIONS, DimensionScore, Provenance, VideoScore
 from qsave_reward.video import read_clip
-from qsave_reward.world import world_item
+from qsave_reward.world import WorldConfig, world_item
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 
-from known_defects import DEFECTS, DROPS, SEVERITIES, Drop, drops, measure, reduced, table, worse
+from known_defects import (
+    DEFECTS,
+    DROPS,
+    SEVERITIES,
+    Drop,
+    drops,
+    measure,
+    reduced,
+    render_all,
+    table,
+    worse,
+)
 
 RECIPES = Path(__file__).parent.parent / "recipes" / "reward"
 EXAMPLES = RECIPES.parent.parent / "qsave_reward" / "examples"
@@ -113,3 +124,12 @@ def test_the_command_counts_what_it_cannot_read(tmp_path):
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["clips"] == 1 and len(result["drops"]) == len(DEFECTS) * len(SEVERITIES)
     assert done.stdout.splitlines()[0].startswith("| defect | severity 0.25")
+
+
+def test_clips_of_the_world_begin_without_defects():
+    clips, prompts = render_all("world:test", 3)
+    plain = [world_item("test", i, config=WorldConfig(clean=True)) for i in range(3)]
+    assert prompts == [item.record.prompt for item in plain]
+    for clip, item in zip(clips, plain, strict=True):
+        assert (clip.frames == item.frames).all() and item.record.defects == ()
+        assert (clip.times == item.times).all() and clip.duration == 2.0

@@ -1,6 +1,9 @@
 """Does the score fall when a real clip is made worse? A test that needs no ratings.
 
     python recipes/reward/known_defects.py --model tiny --data clips.jsonl --out outputs/known_defects.json
+    python recipes/reward/known_defects.py --model tiny --data world:test --limit 100 --out drops.json
+
+The second takes clips of the rendered world that have no defect of their own.
 
 Every clip gets each known defect of picture or motion at growing severity. The table says in how many of the
 clips the score of that defect's dimension is below that of the untouched clip, and by how much on average.
@@ -22,10 +25,11 @@ from PIL import Image
 
 from qsave_reward.data import read_records, write_lines
 from qsave_reward.errors import ConfigError, QSaveError, VideoError
-from qsave_reward.model import RewardModel
+from qsave_reward.loading import LoadedScorer, load_scorer
 from qsave_reward.terminal import progress_bar
 from qsave_reward.types import Defect, Record, Scorer
 from qsave_reward.video import Clip
+from qsave_reward.world import WorldConfig, parse_world_name, world_item
 from qsave_reward.world.defects import LABELS, degrade, draw_span
 
 SEVERITIES = (0.25, 0.5, 0.75, 1.0)
@@ -128,7 +132,7 @@ def table(found: Sequence[Drop]) -> list[str]:
     return lines
 
 
-def read_all(model: RewardModel, records: Sequence[Record], root: Path) -> tuple[list[Clip], list[str]]:
+def read_all(model: LoadedScorer, records: Sequence[Record], root: Path) -> tuple[list[Clip], list[str]]:
     """The clips that can be read, and their prompts; the others are named on the error output."""
     clips, prompts = [], []
     for record in records:
@@ -142,17 +146,29 @@ def read_all(model: RewardModel, records: Sequence[Record], root: Path) -> tuple
     return clips, prompts
 
 
+def render_all(name: str, number: int) -> tuple[list[Clip], list[str]]:
+    """The first clips of `world:SPLIT[:SEED]`, rendered without defects."""
+    split, seed = parse_world_name(name)
+    items = [world_item(split, i, seed=seed, config=WorldConfig(clean=True)) for i in range(number)]
+    clips = [Clip(item.frames, item.times, len(item.frames) / item.fps, ()) for item in items]
+    return clips, [item.record.prompt for item in items]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="tiny")
-    parser.add_argument("--data", type=Path, required=True, help="records with `video` and `prompt`")
+    parser.add_argument("--data", required=True, help="records with `video` and `prompt`, or world:SPLIT")
+    parser.add_argument("--limit", type=int, default=100, help="clips of a world")
     parser.add_argument("--out", type=Path, required=True, help="JSON with every number")
     parser.add_argument("--device", default=None)
     args = parser.parse_args()
-    model = RewardModel.from_pretrained(args.model, device=args.device)
-    clips, prompts = read_all(model, read_records(args.data), args.data.parent)
+    model = load_scorer(args.model, device=args.device)
+    if args.data.startswith("world:"):
+        clips, prompts = render_all(args.data, args.limit)
+    else:
+        clips, prompts = read_all(model, read_records(args.data), Path(args.data).parent)
     found = measure(model, clips, prompts)
     result = {"revision": model.metadata.revision, "clips": len(clips), "drops": list(map(asdict, found))}
     write_lines(args.out, [json.dumps(result, indent=1)])

@@ -30,7 +30,7 @@ from fuzz_sockets import READERS, Outcome, run_schemathesis, send, serving, shoo
 
 from qsave_reward.data import write_lines
 from qsave_reward.errors import QSaveError
-from qsave_reward.model import RewardModel
+from qsave_reward.loading import load_scorer
 from qsave_reward.server.app import create_app
 from qsave_reward.server.settings import Settings
 from qsave_reward.slowfast import FramePlan
@@ -242,7 +242,7 @@ def main() -> None:
         "--replay", type=Path, metavar="FILE", help="send one kept request and show the reply"
     )
     args = parser.parse_args()
-    scorer = RewardModel.from_pretrained(args.model) if args.model else Brightness()
+    scorer = load_scorer(args.model) if args.model else Brightness()
     if args.replay:
         with serving(create_app(scorer, Settings(body_timeout=BODY_SECONDS))) as port:
             outcome = send(port, args.replay.read_bytes(), owed=True)

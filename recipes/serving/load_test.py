@@ -43,7 +43,7 @@ from load_server import (
 
 from qsave_reward.data import write_lines
 from qsave_reward.errors import QSaveError, VideoError
-from qsave_reward.model import RewardModel
+from qsave_reward.loading import LoadedScorer, load_scorer
 from qsave_reward.terminal import progress_bar
 
 POOL = 24
@@ -67,7 +67,7 @@ class Load:
     seed: int
 
 
-def owed_in_process(model: RewardModel, data: bytes) -> tuple[float, ...] | str:
+def owed_in_process(model: LoadedScorer, data: bytes) -> tuple[float, ...] | str:
     """Scores of a file, or the code of the error that reading it ends in."""
     try:
         clip = model.read(data)
@@ -78,7 +78,7 @@ def owed_in_process(model: RewardModel, data: bytes) -> tuple[float, ...] | str:
 
 def prepare(args: argparse.Namespace, root: Path, token: str) -> Load:
     """Everything that is sent, with its answers, from the model in this process."""
-    model = RewardModel.from_pretrained(args.model, device="cpu")
+    model = load_scorer(args.model, device="cpu")
     pool = make_pool(model, root, POOL)
     secret = root.parent / "secret.mp4"
     secret.write_bytes(pool[0].file)

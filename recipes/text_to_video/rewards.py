@@ -15,7 +15,7 @@ from rollout import Rollout
 
 from qsave_reward.client import RewardClient
 from qsave_reward.errors import ConfigError, QSaveError, ServerError
-from qsave_reward.model import RewardModel
+from qsave_reward.loading import load_scorer
 from qsave_reward.reward import Rewards, VideoReward
 
 
@@ -41,7 +41,7 @@ def open_reward(
             raise ConfigError(f"cannot read the server's token from {token_file}: {error}") from error
         reward = VideoReward(RewardClient(name.split(","), token=token, timeout=timeout), on_error="mask")
     else:
-        reward = VideoReward(RewardModel.from_pretrained(name, device=device), on_error="mask")
+        reward = VideoReward(load_scorer(name, device=device), on_error="mask")
     identity(reward)  # a server says here whether it is there
     return reward
 
