@@ -49,7 +49,7 @@ class Options:
     vae_batch: int = 4
     vae_learning_rate: float = 3e-3
     clips: int = 8000
-    steps: int = 2600
+    steps: int = 6600
     batch: int = 16
     learning_rate: float = 2e-3
     unprompted: float = 0.1
