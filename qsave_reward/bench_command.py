@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qsave_reward.command_options import Device, JsonFlag, Model, missing_extra
+from qsave_reward import command_options
+from qsave_reward.command_options import Device, JsonFlag, Model, check_target, missing_extra
+from qsave_reward.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qsave_reward.model import RewardModel
+
+Rounds = Annotated[int, typer.Option(min=1, help="Medians are over so many rounds.")]
 
 app = typer.Typer(name="bench", help="Measure speed on this machine.", no_args_is_help=True)
+
+
+class Precision(str, Enum):
+    """Number types of a model."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
 
 
 @app.callback()
@@ -22,7 +38,7 @@ def serve(
     model: Model = "tiny",
     device: Device = None,
     clients: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 64,
-    rounds: Annotated[int, typer.Option(min=1, help="Medians are over so many rounds.")] = 3,
+    rounds: Rounds = 3,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of a measurement.")] = 20.0,
     size: Annotated[int, typer.Option(min=64, max=512, help="Height and width of the clips.")] = 256,
     as_json: JsonFlag = False,
@@ -49,4 +65,113 @@ def serve(
     for name in found.rounds[0]:
         of_all = f"{middle[name]:.3g}" if name in middle else ""
         table.add_row(name, of_all, *(f"{one[name]:.3g}" for one in found.rounds))
+    Console().print(table)
+
+
+@app.command()
+def score(
+    model: Model = "tiny",
+    device: Device = None,
+    dtype: Annotated[Precision | None, typer.Option(help="Default: that of `qsave score`.")] = None,
+    clips: Annotated[int, typer.Option(min=1, help="Rendered clips to score.")] = 32,
+    frames: Annotated[int, typer.Option(min=1, max=512, help="Frames of a clip.")] = 16,
+    size: Annotated[int, typer.Option(min=64, max=2048, help="Height and width of the clips.")] = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips in one forward pass.")] = 8,
+    rounds: Rounds = 3,
+    scaling: Annotated[
+        bool, typer.Option("--scaling", help="Also time up to 512 clips, 4 x tokens.")
+    ] = False,
+    plot: Annotated[str | None, typer.Option(metavar="OUT", help="Draw --scaling: .svg or .png.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare scoring with simpler ways to score, and with the bare network."""
+    if plot is not None and not scaling:
+        raise typer.BadParameter("--plot draws what --scaling measures; add it")
+    from qsave_reward.speed.plot import check_plot, write_plot
+    from qsave_reward.speed.scaling import bench_scaling
+    from qsave_reward.speed.score import bench_score
+    from qsave_reward.terminal import progress_bar
+
+    if plot is not None:
+        check_target(plot)
+        try:
+            check_plot(plot)
+        except ImportError as error:
+            raise missing_extra(error, "t2v") from error
+    scorer = _load(model, device, dtype, batch_size)
+    work: Any = {"clips": clips, "frames": frames, "size": size, "rounds": rounds}
+    with progress_bar(rounds * (2 if scaling else 1), "measuring") as advance:
+        found = bench_score(scorer, progress=advance, **work).to_dict()
+        grown = bench_scaling(scorer, progress=advance, **work) if scaling else None
+    if grown is not None:
+        found["scaling"] = grown.to_dict()
+        if plot is not None:
+            write_plot(grown, plot)
+            typer.echo(f"wrote {plot}", err=True)
+    _show(found, _score_rows(found), as_json=as_json)
+
+
+@app.command()
+def decode(rounds: Rounds = 5, as_json: JsonFlag = False) -> None:
+    """Compare the reading of 16 frames of a file with other decoders."""
+    from qsave_reward.speed.decode import bench_decode
+    from qsave_reward.speed.films import FILMS
+    from qsave_reward.terminal import progress_bar
+
+    with progress_bar(rounds * len(FILMS), "measuring") as advance:
+        found = bench_decode(FILMS, rounds=rounds, progress=advance).to_dict()
+    _show(found, _decode_rows(found), as_json=as_json)
+    if not found["exact"]:
+        typer.echo("read_clip did not return the frames of a sequential decode", err=True)
+        raise typer.Exit(1)
+
+
+def _load(model: str, device: str | None, dtype: Precision | None, batch_size: int) -> RewardModel:
+    import torch
+
+    from qsave_reward.model import RewardModel
+
+    scorer = command_options.load_model(model, device)
+    if not isinstance(scorer, RewardModel):
+        raise ConfigError(f"expected a model that writes reasons, for the peer style; {model!r} does not")
+    if dtype is not None and scorer.model.dtype != (wanted := getattr(torch, dtype.value)):
+        scorer = RewardModel.from_pretrained(model, device=scorer.model.device, dtype=wanted)
+    scorer.batch_size = batch_size
+    return scorer
+
+
+def _score_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [
+        (name, f"{value:.2f} ({found['ranges'][name][0]:.2f} to {found['ranges'][name][1]:.2f})")
+        for name, value in found["ratios"].items()
+    ]
+    rows += [(name, f"{found[name]:.4g}") for name in ("clips_per_s", "tokens_per_s", "flops_share")]
+    rows.append(("peak_mb", "unknown" if found["peak_mb"] is None else f"{found['peak_mb']:.0f}"))
+    for group in ("stages_ms", "tokens_per_clip", "flops", "max_difference", "peer"):
+        rows += [(f"{group}.{name}", f"{value:.3g}") for name, value in found[group].items()]
+    for name in ("clips", "tokens") if "scaling" in found else ():
+        curve = found["scaling"][name]
+        rows.append((f"scaling.{name}", f"exponent {curve['exponent']:.3f}, R2 {curve['r2']:.4f}"))
+    return rows
+
+
+def _decode_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [("vs_fastest", f"{found['ratios']['vs_fastest']:.2f}"), ("exact", str(found["exact"]).lower())]
+    for file in found["files"]:
+        times = ", ".join(f"{name} {value:.0f}" for name, value in file["ms"].items())
+        spread = f"{file['vs_fastest']:.2f} ({file['range'][0]:.2f} to {file['range'][1]:.2f})"
+        rows.append((file["film"]["name"], f"{spread} of {file['fastest']}; ms: {times}"))
+    return rows + [(name, f"skipped, {reason}") for name, reason in found["skipped"].items()]
+
+
+def _show(found: dict[str, Any], rows: list[tuple[str, str]], *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(found))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    for name, value in rows:
+        table.add_row(name, value)
     Console().print(table)

@@ -24,7 +24,7 @@ LAYERS = [
     ["holistic", "loading"],
     ["calibration", "reward", "adapters", "best_of"],
     ["scoring", "score_log", "filtering", "ntire", "evaluate", "media", "report", "doctor"],
-    ["shards", "ray_cluster", "ray_filtering", "ray_scoring", "server"],
+    ["shards", "ray_cluster", "ray_filtering", "ray_scoring", "server", "speed"],
     [
         "terminal",
         "command_options",

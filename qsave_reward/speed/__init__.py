@@ -1,0 +1,1 @@
+"""How fast scoring and decoding are on this machine, beside simpler ways to the same results."""

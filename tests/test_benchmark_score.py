@@ -1,0 +1,376 @@
+"""`qsave bench score`: what is timed, what comes of the times; the baselines compute the same scores."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from cli_cases import command
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qsave_reward import command_options
+from qsave_reward.errors import ConfigError
+from qsave_reward.model import RewardModel
+from qsave_reward.slowfast import plan_chunks
+from qsave_reward.speed.cost import count_operations, matrix_products, peak_mb
+from qsave_reward.speed.passes import padded, three_passes
+from qsave_reward.speed.peer import PeerAnswer, peer_plan, peer_style, read_answer, summary
+from qsave_reward.speed.scaling import bench_scaling, curve, growing_plans
+from qsave_reward.speed.stages import replay, stage_seconds, watched
+from qsave_reward.speed.timing import Spread, fit, measure_in_turn, middle, ratio, spread
+from qsave_reward.speed.workload import rendered, visual_tokens
+from qsave_reward.types import DIMENSIONS
+from qsave_reward.video import write_clip
+
+CPU = torch.device("cpu")
+
+
+class Time:
+    """A clock that only work moves; with `step`, every look at it does, too."""
+
+    def __init__(self, step: float = 0.0) -> None:
+        self.now, self.step = 0.0, step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+    def work(self, *seconds: float):
+        """Work that takes these times, one call after another; returns the number of the call."""
+        left = list(enumerate(seconds))
+
+        def run() -> int:
+            number, taken = left.pop(0)
+            self.now += taken
+            return number
+
+        return run
+
+
+@pytest.fixture
+def model(tiny) -> RewardModel:
+    """The bundled model, two clips a batch."""
+    return RewardModel(tiny.model, tiny.processor, tiny.metadata, name="tiny", batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def work():
+    return rendered(5, frames=8, size=96)
+
+
+def means(scorer: RewardModel, of) -> np.ndarray:
+    cards = scorer.score_batch(of.clips, of.prompts)
+    return np.array([[card.scores[name].mean for name in DIMENSIONS] for card in cards])
+
+
+def test_variants_are_measured_in_turn_after_a_warm_up_that_does_not_count() -> None:
+    time, order, settled = Time(), [], []
+    timed = {"a": time.work(100, 2, 4, 8), "b": time.work(100, 1, 1, 2), "c": time.work(100, 5, 6, 7)}
+
+    def noted(name):
+        return lambda: (order.append(name), timed[name]())[1]
+
+    done = []
+    found = measure_in_turn(
+        {name: noted(name) for name in timed},
+        3,
+        clock=time,
+        settle=lambda: settled.append(time.now),
+        progress=done.append,
+    )
+    assert "".join(order) == "abc" + "abc" + "bca" + "cab" and done == [1, 1, 1]
+    assert found.first == {"a": 0, "b": 0, "c": 0}
+    assert found.rounds == [{"a": 2, "b": 1, "c": 5}, {"a": 4, "b": 1, "c": 6}, {"a": 8, "b": 2, "c": 7}]
+    assert [list(one) for one in found.rounds] == [["a", "b", "c"]] * 3
+    assert len(settled) == 2 * 9  # before and after each call that counts
+    assert ratio(found.rounds, "a", "b") == Spread(4.0, 2.0, 4.0)
+    assert middle(found.rounds) == {"a": 4, "b": 1, "c": 6}
+
+
+def test_what_a_variant_leaves_to_the_device_counts() -> None:
+    time = Time()
+
+    def settle() -> None:
+        time.now += 3
+
+    assert measure_in_turn({"a": time.work(0, 1)}, 1, clock=time, settle=settle).rounds == [{"a": 4}]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0.01, 100), min_size=1, max_size=9), st.floats(0.1, 10), st.floats(0.1, 10))
+def test_a_machine_that_is_slow_for_a_round_does_not_change_ratios(slowness, over, under) -> None:
+    rounds = [{"over": over * factor, "under": under * factor} for factor in slowness]
+    found = ratio(rounds, "over", "under")
+    assert [found.median, found.low, found.high] == pytest.approx([over / under] * 3)
+
+
+def test_spread_and_fits() -> None:
+    assert spread([3.0, 1.0, 2.0, 10.0]) == Spread(2.5, 1.0, 10.0)
+    sizes = np.array([1.0, 2.0, 4.0, 8.0])
+    assert fit(sizes, 3 * sizes).exponent == pytest.approx(1) and fit(sizes, 3 * sizes).r2 == pytest.approx(1)
+    assert fit(sizes, sizes**2).exponent == pytest.approx(2) and fit(sizes, sizes**2).r2 < 0.98
+    assert fit(sizes, 5 + sizes).r2 == pytest.approx(1) and fit(sizes, 5 + sizes).exponent < 0.5
+    assert fit(sizes, [2.0] * 4).exponent == pytest.approx(0)
+    # By hand: the line through (0, 0), (1, 1), (2, 0) moved by one is 1/3; it explains nothing.
+    assert fit([1, 2, 3], [1, 2, 1]).r2 == pytest.approx(0)
+
+
+def test_a_curve_is_sorted_and_of_medians() -> None:
+    found = curve({4.0: [4.0, 40.0, 3.9], 1.0: [1.0, 1.1, 0.9], 2.0: [2.0, 2.0, 2.0]})
+    assert [(p.size, p.seconds, p.low, p.high) for p in found.points] == [
+        (1, 1, 0.9, 1.1),
+        (2, 2, 2, 2),
+        (4, 4, 3.9, 40),
+    ]
+    assert found.exponent == pytest.approx(1) and found.r2 == pytest.approx(1)
+
+
+def test_clips_of_mixed_lengths_are_beginnings_of_the_clips(work) -> None:
+    mixed = work.shortened()
+    assert [len(clip.times) for clip in mixed.clips] == [8, 2, 6, 4, 8] and mixed.prompts == work.prompts
+    for cut, clip in zip(mixed.clips, work.clips, strict=True):
+        assert (cut.frames == clip.frames[: len(cut.times)]).all()
+        assert cut.duration == pytest.approx(len(cut.times) / 8)
+    assert [len(part.clips) for part in work.batches(2)] == [2, 2, 1]
+    assert work.repeated(7).prompts == [*work.prompts, *work.prompts[:2]]
+
+
+@pytest.mark.parametrize("baseline", [padded, three_passes])
+def test_the_baselines_give_the_scores_of_the_normal_path(model, work, baseline) -> None:
+    mixed = work.shortened()
+    expected = means(model, mixed)
+    assert np.ptp(expected, axis=0).min() > 0.1 and np.ptp(expected, axis=1).max() > 0.1  # can differ
+    assert np.abs(np.array(baseline(model, mixed)) - expected).max() < 1e-3
+
+
+def test_three_passes_run_the_whole_network_three_times(model, work) -> None:
+    with watched(model, Time(), lambda: None) as calls:
+        three_passes(model, work)
+    assert len(calls) == 3 * 3
+    first, second, third = calls[:3]
+    assert first.kwargs["input_ids"].shape[1] < second.kwargs["input_ids"].shape[1]
+    assert second.kwargs["input_ids"].shape[1] < third.kwargs["input_ids"].shape[1]
+    assert all(call.kwargs["pixel_values"] is first.kwargs["pixel_values"] for call in calls[:3])
+
+
+def test_the_lower_bound_is_the_network_on_the_tensors_of_scoring(model, work, monkeypatch) -> None:
+    with watched(model, Time(), lambda: None) as calls:
+        means(model, work)
+    assert len(calls) == 3 and not model.model.model._forward_pre_hooks
+    monkeypatch.setattr(model.processor, "question", None)  # nothing is prepared
+    with watched(model, Time(), lambda: None) as again:
+        replay(model, calls)
+    assert [call.kwargs.keys() for call in again] == [call.kwargs.keys() for call in calls]
+    assert all(
+        a.kwargs["pixel_values"] is b.kwargs["pixel_values"] for a, b in zip(again, calls, strict=True)
+    )
+
+
+def test_stages_follow_the_clock(model, work, tmp_path) -> None:
+    files = [str(tmp_path / f"{i}.mp4") for i in range(5)]
+    for file, clip in zip(files, work.clips, strict=True):
+        write_clip(file, clip, fps=8)
+    # Every look takes a second: before and after a stage that is timed alone, and in each of three batches at
+    # the start, where the network begins, around its vision tower, at its end, at the end.
+    found = stage_seconds(model, work, files, clock=Time(step=1.0), settle=lambda: None)
+    assert found == {"decode": 1, "plan": 1, "preprocess": 3 - 1, "vision": 3, "prefill": 6, "read_out": 3}
+
+
+def test_the_peer_sees_every_frame_large(tiny, work) -> None:
+    plan = replace(tiny.frame_plan, mode="slowfast", token_budget=20, max_slow_tokens=16)
+    sizes = {(c.slow, c.height, c.width) for c in plan_chunks(work.clips[0], peer_plan(plan))}
+    assert sizes == {(True, 96, 96)}
+    assert peer_plan(replace(plan, max_frames=16, token_budget=4096)).token_budget == 4096
+
+
+def test_the_peer_writes_and_its_text_is_parsed(model, work, monkeypatch) -> None:
+    from qsave_reward.speed import peer
+
+    texts = []
+    monkeypatch.setattr(peer, "read_answer", lambda text, n: texts.append(text) or read_answer(text, n))
+    two = work.repeated(2)
+    answers = peer_style(model, two)
+    for text, answer in zip(texts, answers, strict=True):
+        assert text.count("<think>") == 1 and answer.tokens > 20
+        line = text.rsplit("\n", 1)[-1].split("</think>")[-1]
+        words = [part.rsplit(" ", 1)[-1].strip(".") for part in line.strip().split(", ")]
+        levels = ["bad", "poor", "fair", "good", "excellent"]
+        assert [levels.index(word) + 1 for word in words] == [answer.levels[name] for name in DIMENSIONS]
+    # A model that writes nonsense has no scores.
+    monkeypatch.setattr(
+        model.model, "generate", lambda input_ids, **_: torch.cat([input_ids, input_ids[:, :3]], dim=1)
+    )
+    failed = peer_style(model, two)
+    assert failed == [PeerAnswer(None, 3)] * 2
+    assert summary([*answers, *failed])["failed"] == 2
+    assert summary([*failed, PeerAnswer(None, 9)]) == {"failed": 3, "tokens_per_answer": 5.0}
+
+
+def test_operations_are_counted() -> None:
+    product, operations = matrix_products(CPU, torch.float32)
+    assert count_operations(product) == operations
+    layer = torch.nn.Linear(7, 11)
+    assert count_operations(lambda: layer(torch.ones(5, 7))) == 2 * 5 * 7 * 11
+
+
+def test_twice_the_clips_take_twice_the_operations(model, work) -> None:
+    def operations(of) -> int:
+        with watched(model, Time(), lambda: None) as calls:
+            means(model, of)
+        return count_operations(lambda: replay(model, calls))
+
+    pair = work.repeated(2)
+    one, two = operations(pair), operations(pair.repeated(4))
+    assert two == 2 * one > 1e8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peaks of resident memory are known on Linux only")
+def test_peak_memory_is_measured_and_begins_anew() -> None:
+    low = peak_mb(CPU, lambda: None)
+    high = peak_mb(CPU, lambda: np.ones(100 << 20, dtype=np.uint8).sum())
+    again = peak_mb(CPU, lambda: None)
+    assert 90 < high - low < 150 and abs(again - low) < 40
+
+
+def test_peak_memory_that_cannot_be_told_is_no_number(monkeypatch) -> None:
+    def refuse(*args, **kwargs):
+        raise PermissionError
+
+    monkeypatch.setattr("pathlib.Path.write_text", refuse)
+    assert peak_mb(CPU, lambda: None) is None
+
+
+def test_token_budgets_grow_fourfold(tiny) -> None:
+    clips = rendered(1, frames=16, size=256).clips
+    plans = growing_plans(tiny.frame_plan, frames=16, size=256)
+    all_slow = [replace(plan, mode="all_slow") for plan in plans]
+    assert [visual_tokens(clips, plan)["slow"] for plan in (all_slow[0], all_slow[3])] == [8 * 16, 8 * 64]
+    totals = [sum(visual_tokens(clips, plan).values()) for plan in plans]
+    assert totals == sorted(totals) and totals[3] == 4 * totals[0]
+    assert sum(visual_tokens(clips, tiny.frame_plan).values()) == totals[0]
+
+
+def test_scaling_and_its_picture(model, tmp_path, monkeypatch) -> None:
+    from qsave_reward.speed.plot import write_plot
+
+    found = bench_scaling(model, clips=2, frames=8, size=128, rounds=1, most=4)
+    assert [point.size for point in found.clips.points] == [1, 2, 4]
+    tokens = [point.size for point in found.tokens.points]
+    assert 3 < tokens[-1] / tokens[0] <= 4 and found.of == 2
+    assert all(point.low <= point.seconds <= point.high for point in found.tokens.points)
+    assert found.tokens.points[-1].seconds > 0 and np.isfinite([found.clips.exponent, found.clips.r2]).all()
+    for name, head in (("a.svg", b"<?xml"), ("a.png", b"\x89PNG")):
+        write_plot(found, str(tmp_path / name))
+        assert (tmp_path / name).read_bytes().startswith(head)
+    monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        write_plot(found, str(tmp_path / "b.svg"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.svg"]
+
+
+def test_clips_too_small_to_grow(model) -> None:
+    with pytest.raises(ConfigError, match="make them larger"):
+        bench_scaling(model, clips=1, frames=8, size=32, rounds=1)
+
+
+@pytest.fixture
+def qsave(monkeypatch, capsys, tiny):
+    copy = RewardModel(tiny.model, tiny.processor, tiny.metadata, name="tiny", batch_size=8)
+    monkeypatch.setattr(command_options, "load_model", lambda name, device: copy)
+    return command(monkeypatch, capsys)
+
+
+SMALL = ("--clips", "2", "--frames", "8", "--size", "64", "--batch-size", "1", "--rounds", "1")
+
+
+def test_the_command(qsave) -> None:
+    code, out, _ = qsave("bench", "score", *SMALL, "--json")
+    assert code == 0
+    found = json.loads(out)
+    (seconds,) = found["rounds"]
+    ratios = found["ratios"]
+    assert ratios["vs_peer_style"] == seconds["peer_style"] / seconds["score"]
+    assert ratios["vs_three_passes"] == seconds["three_passes"] / seconds["score"]
+    assert ratios["vs_padded"] == seconds["padded"] / seconds["score_mixed"]
+    assert ratios["vs_lower_bound"] == seconds["score"] / seconds["lower_bound"]
+    assert found["ranges"] == {name: [value, value] for name, value in ratios.items()}
+    assert found["clips_per_s"] == pytest.approx(2 / seconds["score"])
+    tokens = found["tokens_per_clip"]
+    # Four chunks of 64 x 64 pixels: four tokens each, slow and fast.
+    assert tokens["slow"] + tokens["fast"] == 16 and tokens["slow"] >= 4 and tokens["text"] > 50
+    assert found["tokens_per_s"] == pytest.approx(2 * sum(tokens.values()) / seconds["score"])
+    stages = found["stages_ms"]
+    assert list(stages) == ["decode", "plan", "preprocess", "vision", "prefill", "read_out"]
+    assert all(stages[name] > 0 for name in ("decode", "plan", "vision", "prefill", "read_out"))
+    assert found["peak_mb"] is None or found["peak_mb"] > 100
+    flops = found["flops"]
+    assert found["flops_share"] == pytest.approx(flops["achieved"] / flops["ceiling"])
+    assert 0 < found["flops_share"] < 1.5
+    assert max(found["max_difference"].values()) < 1e-3
+    assert set(found["peer"]) == {"failed", "tokens_per_answer"} and found["peer"]["tokens_per_answer"] > 20
+    assert (found["clips"], found["shape"], found["batch_size"]) == (2, [8, 64, 64], 1)
+    assert found["machine"]["device"] == "cpu" and "scaling" not in found
+
+
+def test_the_table_and_scaling(qsave, monkeypatch, tmp_path) -> None:
+    """Everything that takes time is put in place; the rest is the command's own."""
+    from qsave_reward.speed import scaling, score
+
+    points = {1.0: [1.0], 2.0: [2.0], 4.0: [4.0]}
+    grown = scaling.Scaling(curve(points), curve(points), 3)
+    monkeypatch.setattr(scaling, "bench_scaling", lambda *_, **__: grown)
+    found = {
+        "ratios": {"vs_padded": 1.5},
+        "ranges": {"vs_padded": (1.0, 2.0)},
+        **{"clips_per_s": 12.0, "tokens_per_s": 3e4, "flops_share": 0.25, "peak_mb": None},
+        **dict.fromkeys(("stages_ms", "tokens_per_clip", "flops", "max_difference", "peer"), {"x": 0.5}),
+    }
+    monkeypatch.setattr(
+        score, "bench_score", lambda *_, **__: SimpleNamespace(to_dict=lambda: json.loads(json.dumps(found)))
+    )
+    picture = tmp_path / "grow.svg"
+    code, out, err = qsave("bench", "score", "--scaling", "--plot", str(picture))
+    assert code == 0 and picture.read_bytes().startswith(b"<?xml") and "wrote" in err
+    assert "1.50 (1.00 to 2.00)" in out and "unknown" in out and "exponent 1.000, R2 1.0000" in out
+    code, out, _ = qsave("bench", "score", "--scaling", "--json")
+    shown = json.loads(out)["scaling"]
+    assert shown["clips"]["points"][1] == {"size": 2.0, "seconds": 2.0, "low": 2.0, "high": 2.0}
+
+
+def test_wrong_commands(qsave, monkeypatch, tmp_path) -> None:
+    assert qsave("bench", "score", "--plot", str(tmp_path / "a.svg"))[0] == 2
+    code, _, err = qsave("bench", "score", "--scaling", "--plot", str(tmp_path / "a.pdf"))
+    assert code == 2 and "ending .svg or .png" in err
+    code, _, err = qsave("bench", "score", "--scaling", "--plot", str(tmp_path / "none" / "a.svg"))
+    assert code == 2 and "existing folder" in err
+    for name in ("matplotlib", "matplotlib.figure"):
+        monkeypatch.setitem(sys.modules, name, None)
+    code, _, err = qsave("bench", "score", "--scaling", "--plot", str(tmp_path / "a.svg"))
+    assert code == 2 and "pip install 'qsave_reward[t2v]'" in err
+    monkeypatch.setattr(command_options, "load_model", lambda name, device: SimpleNamespace())
+    code, _, err = qsave("bench", "score")
+    assert code == 2 and "writes reasons" in err
+
+
+def test_another_number_type(qsave, monkeypatch) -> None:
+    from qsave_reward.speed import score
+
+    seen = []
+
+    class Stop(ConfigError):
+        pass
+
+    def stop(scorer, **options):
+        seen.append((scorer.model.dtype, scorer.batch_size, options["clips"]))
+        raise Stop("enough")
+
+    monkeypatch.setattr(score, "bench_score", stop)
+    assert qsave("bench", "score", "--dtype", "bfloat16", "--batch-size", "3", "--clips", "9")[0] == 2
+    assert qsave("bench", "score", "--dtype", "float32")[0] == 2
+    assert seen == [(torch.bfloat16, 3, 9), (torch.float32, 8, 32)]
