@@ -98,7 +98,7 @@ def score(
             check_plot(plot)
         except ImportError as error:
             raise missing_extra(error, "t2v") from error
-    scorer = _load(model, device, dtype, batch_size)
+    scorer = _load(model, device, dtype=dtype, batch_size=batch_size)
     work: Any = {"clips": clips, "frames": frames, "size": size, "rounds": rounds}
     with progress_bar(rounds * (2 if scaling else 1), "measuring") as advance:
         found = bench_score(scorer, progress=advance, **work).to_dict()
@@ -126,7 +126,7 @@ def decode(rounds: Rounds = 5, as_json: JsonFlag = False) -> None:
         raise typer.Exit(1)
 
 
-def _load(model: str, device: str | None, dtype: Precision | None, batch_size: int) -> RewardModel:
+def _load(model: str, device: str | None, *, dtype: Precision | None, batch_size: int) -> RewardModel:
     import torch
 
     from qsave_reward.model import RewardModel

@@ -67,7 +67,7 @@ def test_every_decoder_gives_the_frames_of_a_sequential_decode(paths) -> None:
         assert np.array_equal(reference, [shown[i] for i in index])
         assert np.array_equal(with_pyav(path, index), reference)
         assert np.array_equal(in_process(path, Sampling(5)), reference)
-        assert same_frames(read_clip(path, Sampling(5)), reference, times)
+        assert same_frames(read_clip(path, Sampling(5)), reference, times=times)
         for read in available.values():
             assert np.abs(read(path, index).astype(int) - reference).mean() < 2
 
@@ -75,17 +75,17 @@ def test_every_decoder_gives_the_frames_of_a_sequential_decode(paths) -> None:
 def test_a_wrong_clip_is_not_exact(paths) -> None:
     index, times = SHORT[0].picked(Sampling(5))
     clip, reference = read_clip(paths[0], Sampling(5)), sequential(paths[0], index)
-    assert same_frames(clip, reference, times)
+    assert same_frames(clip, reference, times=times)
     neighbour = sequential(paths[0], [0, 5, 11, 15, 20])
-    assert not same_frames(replace(clip, frames=neighbour), reference, times)
+    assert not same_frames(replace(clip, frames=neighbour), reference, times=times)
     one_level = clip.frames.copy()
     one_level[3, 10, 10, 1] ^= 1
-    assert not same_frames(replace(clip, frames=one_level), reference, times)
+    assert not same_frames(replace(clip, frames=one_level), reference, times=times)
     late = clip.times + np.array([0, 0, 0, 1 / 16, 0])
-    assert not same_frames(replace(clip, times=late), reference, times)
+    assert not same_frames(replace(clip, times=late), reference, times=times)
     fewer = Clip(clip.frames[:4], clip.times[:4], clip.duration)
-    assert not same_frames(fewer, reference, times)
-    assert not same_frames(clip, reference, times[:4])
+    assert not same_frames(fewer, reference, times=times)
+    assert not same_frames(clip, reference, times=times[:4])
 
 
 def test_the_result(monkeypatch) -> None:

@@ -53,6 +53,15 @@ class Time:
         return run
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Threads gain nothing at these sizes, and wait for one another on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def model(tiny) -> RewardModel:
     """The bundled model, two clips a batch."""
@@ -89,7 +98,7 @@ def test_variants_are_measured_in_turn_after_a_warm_up_that_does_not_count() -> 
     assert found.rounds == [{"a": 2, "b": 1, "c": 5}, {"a": 4, "b": 1, "c": 6}, {"a": 8, "b": 2, "c": 7}]
     assert [list(one) for one in found.rounds] == [["a", "b", "c"]] * 3
     assert len(settled) == 2 * 9  # before and after each call that counts
-    assert ratio(found.rounds, "a", "b") == Spread(4.0, 2.0, 4.0)
+    assert ratio(found.rounds, over="a", under="b") == Spread(4.0, 2.0, 4.0)
     assert middle(found.rounds) == {"a": 4, "b": 1, "c": 6}
 
 
@@ -106,7 +115,7 @@ def test_what_a_variant_leaves_to_the_device_counts() -> None:
 @given(st.lists(st.floats(0.01, 100), min_size=1, max_size=9), st.floats(0.1, 10), st.floats(0.1, 10))
 def test_a_machine_that_is_slow_for_a_round_does_not_change_ratios(slowness, over, under) -> None:
     rounds = [{"over": over * factor, "under": under * factor} for factor in slowness]
-    found = ratio(rounds, "over", "under")
+    found = ratio(rounds, over="over", under="under")
     assert [found.median, found.low, found.high] == pytest.approx([over / under] * 3)
 
 
@@ -150,7 +159,7 @@ def test_the_baselines_give_the_scores_of_the_normal_path(model, work, baseline)
 
 
 def test_three_passes_run_the_whole_network_three_times(model, work) -> None:
-    with watched(model, Time(), lambda: None) as calls:
+    with watched(model, clock=Time(), settle=lambda: None) as calls:
         three_passes(model, work)
     assert len(calls) == 3 * 3
     first, second, third = calls[:3]
@@ -160,11 +169,11 @@ def test_three_passes_run_the_whole_network_three_times(model, work) -> None:
 
 
 def test_the_lower_bound_is_the_network_on_the_tensors_of_scoring(model, work, monkeypatch) -> None:
-    with watched(model, Time(), lambda: None) as calls:
+    with watched(model, clock=Time(), settle=lambda: None) as calls:
         means(model, work)
     assert len(calls) == 3 and not model.model.model._forward_pre_hooks
     monkeypatch.setattr(model.processor, "question", None)  # nothing is prepared
-    with watched(model, Time(), lambda: None) as again:
+    with watched(model, clock=Time(), settle=lambda: None) as again:
         replay(model, calls)
     assert [call.kwargs.keys() for call in again] == [call.kwargs.keys() for call in calls]
     assert all(
@@ -178,7 +187,7 @@ def test_stages_follow_the_clock(model, work, tmp_path) -> None:
         write_clip(file, clip, fps=8)
     # Every look takes a second: before and after a stage that is timed alone, and in each of three batches at
     # the start, where the network begins, around its vision tower, at its end, at the end.
-    found = stage_seconds(model, work, files, clock=Time(step=1.0), settle=lambda: None)
+    found = stage_seconds(model, work, files=files, clock=Time(step=1.0), settle=lambda: None)
     assert found == {"decode": 1, "plan": 1, "preprocess": 3 - 1, "vision": 3, "prefill": 6, "read_out": 3}
 
 
@@ -221,7 +230,7 @@ def test_operations_are_counted() -> None:
 
 def test_twice_the_clips_take_twice_the_operations(model, work) -> None:
     def operations(of) -> int:
-        with watched(model, Time(), lambda: None) as calls:
+        with watched(model, clock=Time(), settle=lambda: None) as calls:
             means(model, of)
         return count_operations(lambda: replay(model, calls))
 

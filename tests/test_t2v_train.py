@@ -102,7 +102,7 @@ def test_the_first_grpo_update_has_ratio_one(tmp_path, fake):
 
 
 def test_over_http_a_run_gives_the_numbers_of_one_in_process(tmp_path, tiny, monkeypatch):
-    monkeypatch.setattr("rewards.RewardModel.from_pretrained", lambda name, **_: tiny)
+    monkeypatch.setattr("rewards.load_scorer", lambda name, **_: tiny)
     here = start(tmp_path / "here", "--updates", "1")
     with served(tiny) as url:
         there = start(tmp_path / "there", "--updates", "1", "--reward", url)

@@ -128,7 +128,7 @@ def _short_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
-def same_frames(clip: Clip, frames: Frames, times: Sequence[float]) -> bool:
+def same_frames(clip: Clip, frames: Frames, *, times: Sequence[float]) -> bool:
     """Whether a clip holds exactly these frames (uint8 [n, H, W, 3]) at these times (seconds)."""
     if not np.array_equal(clip.frames, frames) or len(clip.times) != len(times):
         return False
@@ -155,7 +155,7 @@ def _measure(
     seconds = middle(found.rounds)
     fastest = min(others, key=seconds.__getitem__)
     reference = sequential(path, index)
-    ours = ratio(found.rounds, "read_clip", fastest)
+    ours = ratio(found.rounds, over="read_clip", under=fastest)
     return FileBench(
         film=film,
         bytes=Path(path).stat().st_size,
@@ -163,8 +163,8 @@ def _measure(
         fastest=fastest,
         vs_fastest=ours.median,
         range=(ours.low, ours.high),
-        in_process_vs_fastest=ratio(found.rounds, "in_process", fastest).median,
-        exact=same_frames(found.first["read_clip"], reference, times),
+        in_process_vs_fastest=ratio(found.rounds, over="in_process", under=fastest).median,
+        exact=same_frames(found.first["read_clip"], reference, times=times),
         difference={name: _difference(found.first[name], reference) for name in others},
         rounds=found.rounds,
     )

@@ -58,7 +58,7 @@ def write_film(path: str | os.PathLike[str], film: Film) -> None:
 
     random = np.random.default_rng(0)
     size = film.height + _PAN[0] * film.frames, film.width + _PAN[1] * film.frames
-    texture = _texture(*size, random)
+    texture = _texture(*size, random=random)
     grain = random.integers(-_GRAIN, _GRAIN + 1, (*size, 1), dtype=np.int16)
     distance = str(film.keys_every)
     keys = {"g": distance, "keyint_min": distance, "sc_threshold": "0"}
@@ -70,7 +70,9 @@ def write_film(path: str | os.PathLike[str], film: Film) -> None:
         context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709 in each of the lists
         context.color_range = ColorRange.MPEG
         for number in range(film.frames):
-            frame = av.VideoFrame.from_ndarray(_picture(texture, grain, film, number), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                _picture(texture, grain, film=film, number=number), format="rgb24"
+            )
             yuv = frame.reformat(
                 format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
             )
@@ -79,7 +81,7 @@ def write_film(path: str | os.PathLike[str], film: Film) -> None:
 
 
 def _picture(
-    texture: NDArray[np.uint8], grain: NDArray[np.int16], film: Film, number: int
+    texture: NDArray[np.uint8], grain: NDArray[np.int16], *, film: Film, number: int
 ) -> NDArray[np.uint8]:
     """A window that slides over the texture, a square that crosses it, and grain that goes the other way."""
     top, left = _PAN[0] * number, _PAN[1] * number
@@ -93,7 +95,7 @@ def _picture(
     return (picture + noise).clip(0, 255).astype(np.uint8)
 
 
-def _texture(height: int, width: int, random: np.random.Generator) -> NDArray[np.uint8]:
+def _texture(height: int, width: int, *, random: np.random.Generator) -> NDArray[np.uint8]:
     """Coloured blobs of several sizes; uint8 [height, width, 3]."""
     total = np.zeros((height, width, 3), dtype=np.float32)
     for weight, cell in zip((0.6, 0.3, 0.1), _CELLS, strict=True):

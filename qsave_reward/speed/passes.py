@@ -20,7 +20,7 @@ from qsave_reward.types import LEVELS
 _TEXT = ("input_ids", "attention_mask", "mm_token_type_ids")
 
 
-def prepare(scorer: RewardModel, work: Workload, plan: FramePlan, *, answer: str) -> dict[str, torch.Tensor]:
+def prepare(scorer: RewardModel, work: Workload, *, plan: FramePlan, answer: str) -> dict[str, torch.Tensor]:
     """The inputs of one forward pass over all clips, shorter ones padded on the left.
 
     Args:
@@ -47,7 +47,7 @@ def padded(scorer: RewardModel, work: Workload) -> list[list[float]]:
     """Mean scores [clips][3] from batches in the order given, each padded to its longest clip."""
     means = []
     for part in work.batches(scorer.batch_size):
-        inputs = prepare(scorer, part, scorer.frame_plan, answer=direct_answer())
+        inputs = prepare(scorer, part, plan=scorer.frame_plan, answer=direct_answer())
         hidden = scorer.model.model(**inputs, use_cache=False).last_hidden_state
         before = _slots(scorer, inputs) - 1
         means.append(_means(scorer, hidden.gather(1, before[:, :, None].expand(-1, -1, hidden.shape[-1]))))
@@ -62,7 +62,7 @@ def three_passes(scorer: RewardModel, work: Workload) -> list[list[float]]:
     """
     means = []
     for part in work.batches(scorer.batch_size):
-        inputs = prepare(scorer, part, scorer.frame_plan, answer=direct_answer())
+        inputs = prepare(scorer, part, plan=scorer.frame_plan, answer=direct_answer())
         # All rows end with the same words and padding is on the left: slots are in the same columns.
         columns = _slots(scorer, inputs)[0].tolist()
         states = []

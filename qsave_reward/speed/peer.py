@@ -43,7 +43,7 @@ def peer_style(scorer: RewardModel, work: Workload) -> list[PeerAnswer]:
     tokenizer: Any = scorer.processor.tokenizer
     answers = []
     for part in work.batches(1):
-        inputs = prepare(scorer, part, plan, answer="")
+        inputs = prepare(scorer, part, plan=plan, answer="")
         written = scorer.model.generate(
             **inputs,
             do_sample=False,

@@ -31,8 +31,8 @@ def write_plot(scaling: Scaling, path: str) -> None:
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    _draw(left, scaling.clips, "clips")
-    _draw(right, scaling.tokens, f"visual tokens a clip ({scaling.of} clips)")
+    _draw(left, scaling.clips, label="clips")
+    _draw(right, scaling.tokens, label=f"visual tokens a clip ({scaling.of} clips)")
     target = Path(path)
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -42,7 +42,7 @@ def write_plot(scaling: Scaling, path: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _draw(axes: Any, curve: Curve, label: str) -> None:
+def _draw(axes: Any, curve: Curve, *, label: str) -> None:
     sizes = [point.size for point in curve.points]
     seconds = [point.seconds for point in curve.points]
     below = [point.seconds - point.low for point in curve.points]

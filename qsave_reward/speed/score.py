@@ -110,27 +110,26 @@ def bench_score(
     device, settle = scorer.model.device, settler(scorer.model.device)
     _means(scorer, work)
     peak = peak_mb(device, lambda: _means(scorer, work))
-    with watched(scorer, clock, settle) as calls:
+    with watched(scorer, clock=clock, settle=settle) as calls:
         _means(scorer, work)
     matrix, matrix_operations = matrix_products(device, scorer.model.dtype)
-    variants = _variants(scorer, work, calls) | {"matrix": matrix}
+    variants = _variants(scorer, work, calls=calls) | {"matrix": matrix}
     found = measure_in_turn(variants, rounds, clock=clock, settle=settle, progress=progress)
     operations = count_operations(lambda: replay(scorer, calls))
-    share = ratio(found.rounds, "matrix", "score").median * operations / matrix_operations
-    tokens = sum(int(call.kwargs["attention_mask"].sum()) for call in calls)
-    stages = _stages(scorer, whole, work, rounds=rounds, clock=clock)
-    visual = visual_tokens(work.clips, scorer.frame_plan)
+    share = ratio(found.rounds, over="matrix", under="score").median * operations / matrix_operations
+    tokens = _tokens(scorer, work, calls=calls)
+    stages = _stages(scorer, work, whole=whole, rounds=rounds, clock=clock)
     seconds = middle(found.rounds)
-    ratios = {name: ratio(found.rounds, *pair) for name, pair in RATIOS.items()}
+    ratios = {name: ratio(found.rounds, over=over, under=under) for name, (over, under) in RATIOS.items()}
     return ScoreBench(
         ratios={name: value.median for name, value in ratios.items()},
         ranges={name: (value.low, value.high) for name, value in ratios.items()},
         clips_per_s=clips / seconds["score"],
-        tokens_per_s=tokens / seconds["score"],
+        tokens_per_s=clips * sum(tokens.values()) / seconds["score"],
         stages_ms={name: 1e3 * value / clips for name, value in stages.items()},
         peak_mb=peak,
         flops_share=share,
-        tokens_per_clip=visual | {"text": tokens / clips - sum(visual.values())},
+        tokens_per_clip=tokens,
         flops={
             "per_clip": operations / clips,
             "achieved": operations / seconds["score"],
@@ -149,7 +148,7 @@ def bench_score(
     )
 
 
-def _variants(scorer: RewardModel, work: Workload, calls: Sequence[Call]) -> dict[str, Callable[[], Any]]:
+def _variants(scorer: RewardModel, work: Workload, *, calls: Sequence[Call]) -> dict[str, Callable[[], Any]]:
     mixed = work.shortened()
     return {
         "score": lambda: _means(scorer, work),
@@ -166,6 +165,13 @@ def _means(scorer: RewardModel, work: Workload) -> list[list[float]]:
     return [[card.scores[name].mean for name in DIMENSIONS] for card in cards]
 
 
+def _tokens(scorer: RewardModel, work: Workload, *, calls: Sequence[Call]) -> dict[str, float]:
+    """Tokens of a clip by their kind, means over `work`, which `calls` took through the network."""
+    visual = visual_tokens(work.clips, scorer.frame_plan)
+    total = sum(int(call.kwargs["attention_mask"].sum()) for call in calls)
+    return visual | {"text": total / len(work.clips) - sum(visual.values())}
+
+
 def _differences(found: Measured) -> dict[str, float]:
     """How far the baselines' scores are from those of `score_batch`."""
 
@@ -176,7 +182,7 @@ def _differences(found: Measured) -> dict[str, float]:
 
 
 def _stages(
-    scorer: RewardModel, whole: Workload, work: Workload, *, rounds: int, clock: Clock
+    scorer: RewardModel, work: Workload, *, whole: Workload, rounds: int, clock: Clock
 ) -> dict[str, float]:
     """Median seconds of each stage."""
     with tempfile.TemporaryDirectory() as folder:
@@ -185,4 +191,6 @@ def _stages(
             write_clip(file, clip, fps=len(clip.times) / clip.duration)
         scorer.read(files[0])
         settle = settler(scorer.model.device)
-        return middle([stage_seconds(scorer, work, files, clock=clock, settle=settle) for _ in range(rounds)])
+        return middle(
+            [stage_seconds(scorer, work, files=files, clock=clock, settle=settle) for _ in range(rounds)]
+        )

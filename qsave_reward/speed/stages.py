@@ -28,7 +28,7 @@ class Call:
 
 
 @contextmanager
-def watched(scorer: RewardModel, clock: Clock, settle: Callable[[], None]) -> Iterator[list[Call]]:
+def watched(scorer: RewardModel, *, clock: Clock, settle: Callable[[], None]) -> Iterator[list[Call]]:
     """Yields a list to which every forward pass of the scorer's network is added."""
     calls: list[Call] = []
     network = scorer.model.model
@@ -72,8 +72,8 @@ def replay(scorer: RewardModel, calls: Sequence[Call]) -> None:
 def stage_seconds(
     scorer: RewardModel,
     work: Workload,
-    files: Sequence[str],
     *,
+    files: Sequence[str],
     clock: Clock,
     settle: Callable[[], None],
 ) -> dict[str, float]:
@@ -83,8 +83,7 @@ def stage_seconds(
         scorer: the model.
         work: the clips.
         files: the same clips as files.
-        clock: seconds.
-        settle: waits for the device.
+        clock, settle: see `measure_in_turn`.
 
     Returns:
         `decode` (files to clips, one after another), `plan` (which chunks are slow, and sizes), `preprocess`
@@ -92,12 +91,12 @@ def stage_seconds(
         `read_out` (what follows it).
     """
     found = dict.fromkeys(("decode", "plan", "preprocess", "vision", "prefill", "read_out"), 0.0)
-    found["decode"] = timed(lambda: [scorer.read(file) for file in files], clock, settle)
+    found["decode"] = timed(lambda: [scorer.read(file) for file in files], clock=clock, settle=settle)
     found["plan"] = timed(
-        lambda: [plan_chunks(clip, scorer.frame_plan) for clip in work.clips], clock, settle
+        lambda: [plan_chunks(clip, scorer.frame_plan) for clip in work.clips], clock=clock, settle=settle
     )
     found["preprocess"] = -found["plan"]
-    with watched(scorer, clock, settle) as calls:
+    with watched(scorer, clock=clock, settle=settle) as calls:
         for part in work.batches(scorer.batch_size):
             calls.clear()
             settle()

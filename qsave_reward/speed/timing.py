@@ -76,13 +76,15 @@ def measure_in_turn(
     found = []
     for number in range(rounds):
         start = number % len(names)
-        seconds = {name: timed(variants[name], clock, settle) for name in names[start:] + names[:start]}
+        seconds = {
+            name: timed(variants[name], clock=clock, settle=settle) for name in names[start:] + names[:start]
+        }
         found.append({name: seconds[name] for name in names})
         progress(1)
     return Measured(first, found)
 
 
-def timed(work: Callable[[], Any], clock: Clock, settle: Callable[[], None]) -> float:
+def timed(work: Callable[[], Any], *, clock: Clock, settle: Callable[[], None]) -> float:
     """Seconds of one call, with what it left to the device."""
     settle()
     started = clock()
@@ -96,7 +98,7 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(float(np.median(values)), float(min(values)), float(max(values)))
 
 
-def ratio(rounds: Sequence[Round], over: str, under: str) -> Spread:
+def ratio(rounds: Sequence[Round], *, over: str, under: str) -> Spread:
     """The time of one variant over that of another, taken within each round."""
     return spread([one[over] / one[under] for one in rounds])
 
