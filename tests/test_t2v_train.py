@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "text_to_video
 import train
 from best_of_n import main as best_of_n
 from evaluate import main as evaluate
+from evaluation import Evaluation
 from options import parse_options
 from rewards import Scoring
 from run_log import read_log
@@ -174,6 +175,20 @@ def test_a_run_that_cannot_work_says_why_before_it_begins(tmp_path, arguments, w
     with pytest.raises(QSaveError, match=words):
         start(tmp_path, "--updates", "1", *arguments)
     assert not (tmp_path / "log.jsonl").exists()
+
+
+def test_the_best_of_the_trained_policies_is_kept(tmp_path, fake, monkeypatch):
+    values, exported = iter([5.0, 2.0, 3.0, 1.0]), []
+
+    def measured(_pipeline, prompts, *_, **__):
+        names = train.metric_names(["reward"], gold=False)
+        value = np.full((len(prompts), 1), next(values))
+        return Evaluation(prompts, dict.fromkeys(names, value), [np.zeros((1, 9, 32, 32, 3), np.uint8)] * 2)
+
+    monkeypatch.setattr(train, "evaluate", measured)
+    monkeypatch.setattr(train.Run, "export", lambda run, name: exported.append((name, run.step)))
+    start(tmp_path, "--updates", "3", "--evaluate_every", "1", "--keep_best", "reward.visual_quality")
+    assert exported == [("best", 1), ("best", 2), ("last", 3)]
 
 
 def test_evaluate_and_best_of_n_load_what_a_run_exports(tmp_path, fake, capsys):

@@ -231,7 +231,7 @@ class Run:
             )
 
     def evaluate(self, step: int) -> None:
-        """Evaluate the running average; keep it if it is the best so far."""
+        """Evaluate the running average; keep it if it is the best of those that were trained."""
         if self.log:
             options = self.options
             with using(self.policies.current, self.policies.average):
@@ -248,7 +248,8 @@ class Run:
             means = evaluation.means()
             earlier = [row for row in read_log(self.output / "log.jsonl") if row["kind"] == "evaluation"]
             found = alarms(earlier[0], means) if earlier else []
-            kept = [row[options.keep_best] for row in earlier if row[options.keep_best] is not None]
+            trained = [row[options.keep_best] for row in earlier if row["step"]]
+            kept = [value for value in trained if value is not None]
             for text in found:
                 tqdm.write(f"alarm at update {step}: {text}", file=sys.stderr)
             if step and means[options.keep_best] > max(kept, default=-np.inf):
