@@ -33,9 +33,8 @@ class Metadata:
         revision: first 12 hex digits of the SHA-256 of the weight files.
         prompt_version: must equal that of the package, `prompt_version_of`.
         trained_on: one sentence for people: what data, hence what the scores mean.
-        prompt_words: every word of the prompts seen in training, or `None` when they were open-ended; a
-        prompt
-            with other words gets a warning.
+        prompt_words: every word of the prompts seen in training, or `None` when they were open-ended;
+            a prompt with other words gets a warning.
     """
 
     frame_plan: FramePlan

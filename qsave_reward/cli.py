@@ -35,7 +35,7 @@ from qsave_reward.ray_command import RayOut, Workers, score_with_ray
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from qsave_reward.loading import LoadedScorer
+    from qsave_reward.checkpoint_scorer import CheckpointScorer
     from qsave_reward.scoring import Scored
 
 app = typer.Typer(
@@ -290,7 +290,9 @@ def _requests(files: Sequence[str], prompt: str | None, jsonl: str | None) -> li
     return [(name, os.path.join(folder, name), text) for name, text in read_requests(jsonl)]
 
 
-def _show(scored: Scored, scorer: LoadedScorer, *, console: Console, as_json: bool, reasoning: bool) -> None:
+def _show(
+    scored: Scored, scorer: CheckpointScorer, *, console: Console, as_json: bool, reasoning: bool
+) -> None:
     """One result on standard output, as a JSON line or as a card."""
     from qsave_reward.scoring import score_row
     from qsave_reward.terminal import score_card

@@ -10,14 +10,14 @@ import typer
 from qsave_reward.errors import ConfigError
 
 if TYPE_CHECKING:
-    from qsave_reward.loading import LoadedScorer
+    from qsave_reward.checkpoint_scorer import CheckpointScorer
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Machine output on standard output.")]
 Model = Annotated[str, typer.Option(help="'tiny' (bundled), a checkpoint directory or a hub id.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: a GPU if there is one.")]
 
 
-def load_model(name: str, device: str | None) -> LoadedScorer:
+def load_model(name: str, device: str | None) -> CheckpointScorer:
     """Load a model, quietly."""
     import torch
     from transformers.utils import logging

@@ -41,7 +41,7 @@ from qsave_reward.tables import FilePath, fresh_file
 from qsave_reward.types import DIMENSIONS, VideoScore
 
 if TYPE_CHECKING:
-    from qsave_reward.loading import LoadedScorer
+    from qsave_reward.checkpoint_scorer import CheckpointScorer
 
 OUTPUTS = ("kept.jsonl", "rejected.jsonl", "pairs.jsonl", "summary.json")
 """Files beside the score log."""
@@ -96,7 +96,7 @@ class _Choice(NamedTuple):
 
 
 def filter_clips(
-    model: LoadedScorer,
+    model: CheckpointScorer,
     clips: ClipList,
     *,
     out: FilePath,
@@ -198,7 +198,7 @@ def _fill(
 
 
 def _score(
-    model: LoadedScorer, clips: ClipList, log: ScoreLog, *, out: str, batch_size: int
+    model: CheckpointScorer, clips: ClipList, log: ScoreLog, *, out: str, batch_size: int
 ) -> Iterator[list[Candidate]]:
     """The clips with their scores, in batches; those that the log does not know are scored."""
     prompts: dict[str, int] = {}
@@ -222,7 +222,7 @@ def _shown(path: str, folder: str, out: str) -> str:
     return os.path.relpath(absolute_path(os.path.join(folder, path)), out)
 
 
-def _summary(choice: _Choice, selection: Selection, *, shown: str, model: LoadedScorer) -> Summary:
+def _summary(choice: _Choice, selection: Selection, *, shown: str, model: CheckpointScorer) -> Summary:
     codes = Counter(reason["code"] for reason in choice.reasons if reason is not None)
     errors = Counter(clip.error["code"] for clip in choice.candidates if clip.error is not None)
     kept, left = [], []

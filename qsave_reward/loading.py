@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from qsave_reward.checkpoint import find_checkpoint, is_holistic
 
 if TYPE_CHECKING:
     import torch
 
-    from qsave_reward.holistic.scorer import HolisticScorer
-    from qsave_reward.model import RewardModel
-
-LoadedScorer: TypeAlias = "RewardModel | HolisticScorer"
+    from qsave_reward.checkpoint_scorer import CheckpointScorer
 
 
 def load_scorer(
@@ -22,7 +19,7 @@ def load_scorer(
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     batch_size: int = 8,
-) -> LoadedScorer:
+) -> CheckpointScorer:
     """A `RewardModel` or a `HolisticScorer`; arguments and errors as in `RewardModel.from_pretrained`."""
     if is_holistic(find_checkpoint(name)):
         from qsave_reward.holistic.scorer import HolisticScorer

@@ -11,32 +11,31 @@ never change the direct score.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForImageTextToText
 
-from qsave_reward.batches import judge_in_batches
-from qsave_reward.checkpoint import Metadata, find_checkpoint, read_metadata
-from qsave_reward.errors import AnswerError, ConfigError, QSaveError
+from qsave_reward.checkpoint import Metadata
+from qsave_reward.checkpoint_scorer import CheckpointScorer, refuse_other_weights
+from qsave_reward.errors import AnswerError
 from qsave_reward.fast_vision import use_fast_vision
 from qsave_reward.processor import QSaveProcessor, resize_chunks
 from qsave_reward.prompt import direct_answer, parse_report
 from qsave_reward.slots import slot_positions, slot_token_ids
-from qsave_reward.slowfast import FramePlan, plan_chunks
-from qsave_reward.types import DIMENSIONS, DimensionScore, Mode, OnError, VideoScore
-from qsave_reward.video import Clip, Sampling, read_clip
+from qsave_reward.slowfast import plan_chunks
+from qsave_reward.types import DIMENSIONS, DimensionScore, VideoScore
 
 MAX_ANSWER_TOKENS = 384
 
 
-class RewardModel:
+class RewardModel(CheckpointScorer):
     """A `Scorer` around a Qwen3-VL-like model. Build it with `from_pretrained`."""
+
+    holistic = False
 
     def __init__(
         self,
@@ -47,133 +46,19 @@ class RewardModel:
         name: str,
         batch_size: int,
     ) -> None:
-        self.model: Any = model.eval()
-        self.processor = processor
-        self.metadata = metadata
-        self.batch_size = batch_size
-        # Forward passes of several threads take turns, so that one thread's preparation overlaps them.
-        self._forward = threading.Lock()
-        self.provenance = metadata.provenance(name)
+        super().__init__(model, processor, metadata, name=name, batch_size=batch_size)
         self.level_ids, placeholder = slot_token_ids(processor.tokenizer)
         self._slot_ids = torch.tensor([*self.level_ids, placeholder])
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        *,
-        device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
-        batch_size: int = 8,
-    ) -> RewardModel:
-        """Load a trained reward model.
-
-        Args:
-            name: `"tiny"` (bundled), a checkpoint directory, or a hub id.
-            device: default: the first GPU if there is one, else the CPU.
-            dtype: default: bfloat16 on a GPU, float32 on a CPU.
-            batch_size: clips in one forward pass.
-
-        Raises:
-            ConfigError: for an unknown model, a directory that is no checkpoint, or another prompt version.
-        """
-        directory = find_checkpoint(name)
-        metadata = read_metadata(directory)
-        device, dtype = place(device, dtype)
+    @staticmethod
+    def _load(directory: Path, *, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
         processor = QSaveProcessor.for_model(directory)
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             directory, dtype=dtype, output_loading_info=True
         )
         model, found = loaded
-        if missing := sorted(found["missing_keys"]):
-            # Transformers would draw them at random and only warn.
-            raise ConfigError(
-                f"{directory} lacks {len(missing)} weights, such as {missing[0]}; it is damaged or not of "
-                "the architecture that its config.json names"
-            )
-        return cls(
-            use_fast_vision(model.to(device)), processor, metadata, name=str(name), batch_size=batch_size
-        )
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as name, device, dtype and batch size; the other side loads the weights anew."""
-        options = {"device": self.model.device, "dtype": self.model.dtype, "batch_size": self.batch_size}
-        return partial(RewardModel.from_pretrained, self.provenance.model, **options), ()
-
-    @property
-    def frame_plan(self) -> FramePlan:
-        """The plan the weights were trained with."""
-        return self.metadata.frame_plan
-
-    def read(self, video: Any, *, fps: float | None = None, times: Sequence[float] | None = None) -> Clip:
-        """Read a clip as this model samples it; see `read_clip` for what `video` may be."""
-        sampling = Sampling(max_frames=self.frame_plan.max_frames, fps=self.frame_plan.fps)
-        return read_clip(video, sampling, fps=fps, times=times)
-
-    def score(self, video: Any, prompt: str, *, fps: float | None = None) -> VideoScore:
-        """Scores of one clip, without reasons.
-
-        Args:
-            video: a path, bytes, frames or a `Clip`; frames need `fps`.
-            prompt: the text the clip was generated from.
-            fps: frame rate in frames per second, for frames or to overrule a file's own.
-
-        Raises:
-            VideoError: when the clip cannot be read.
-            ConfigError: for an empty prompt.
-        """
-        return self._only(self.score_batch([self.read(video, fps=fps)], [prompt]))
-
-    def explain(self, video: Any, prompt: str, *, fps: float | None = None) -> VideoScore:
-        """Scores of one clip as `score` gives them, with defects and the written reasons attached."""
-        return self._only(self.explain_batch([self.read(video, fps=fps)], [prompt]))
-
-    @staticmethod
-    def _only(cards: list[VideoScore | QSaveError]) -> VideoScore:
-        card = cards[0]
-        if isinstance(card, QSaveError):
-            raise card
-        return card
-
-    def score_batch(
-        self,
-        videos: Sequence[Any],
-        prompts: Sequence[str],
-        *,
-        mode: Mode = "direct",
-        on_error: OnError = "raise",
-    ) -> list[VideoScore | QSaveError]:
-        """Score many clips; see `Scorer` for the contract."""
-        if mode not in ("direct", "reasoned"):
-            raise ConfigError(f"mode must be 'direct' or 'reasoned', got {mode!r}")
-        judge = self._direct if mode == "direct" else self._reasoned
-        return self._in_batches(videos, prompts, on_error, judge)
-
-    def explain_batch(
-        self, videos: Sequence[Any], prompts: Sequence[str], *, on_error: OnError = "raise"
-    ) -> list[VideoScore | QSaveError]:
-        """Direct scores of many clips, with defects and reasons attached.
-
-        An answer whose form is broken leaves the scores as they are, `defects=None`, and a warning.
-        """
-        return self._in_batches(videos, prompts, on_error, self._explained)
-
-    def _in_batches(
-        self, videos: Sequence[Any], prompts: Sequence[str], on_error: OnError, judge: Any
-    ) -> list[VideoScore | QSaveError]:
-        def judged(items: list[_Item]) -> Sequence[VideoScore | QSaveError]:
-            with self._forward:
-                cards: Sequence[VideoScore | QSaveError] = judge(items)
-            return cards
-
-        return judge_in_batches(
-            videos,
-            prompts,
-            prepare=self._prepare,
-            judge=judged,
-            batch_size=self.batch_size,
-            on_error=on_error,
-        )
+        refuse_other_weights(directory, list(found["missing_keys"]), what="lacks")
+        return use_fast_vision(model.to(device)), processor
 
     def _prepare(self, video: Any, prompt: str) -> _Item:
         clip = self.read(video)
@@ -257,15 +142,6 @@ class RewardModel:
             pad_token_id=self.processor.tokenizer.pad_token_id,
         )
         return written[:, inputs["input_ids"].shape[1] :]
-
-
-def place(device: str | torch.device | None, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:
-    """Where a model goes when nothing is said: the first GPU in bfloat16, else the CPU in float32."""
-    try:
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device {device!r}: expected cpu, cuda, cuda:1 or the like") from error
-    return device, dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from qsave_reward.scoring import Job, file_stamp, score_jobs
 from qsave_reward.types import Record
 
 if TYPE_CHECKING:
-    from qsave_reward.loading import LoadedScorer
+    from qsave_reward.checkpoint_scorer import CheckpointScorer
 
 TEST_LIST = "test_data.txt"
 
@@ -97,7 +97,7 @@ def read_list(folder: str, name: str | None = None) -> list[Record]:
 
 
 def predict(
-    model: LoadedScorer,
+    model: CheckpointScorer,
     records: Sequence[Record],
     *,
     videos: str,

@@ -11,7 +11,7 @@ from qsave_reward.types import VideoScore
 from qsave_reward.video import Clip, Sampling, read_clip
 
 if TYPE_CHECKING:
-    from qsave_reward.loading import LoadedScorer
+    from qsave_reward.checkpoint_scorer import CheckpointScorer
 
 
 class Job(NamedTuple):
@@ -43,7 +43,7 @@ class Scored(NamedTuple):
 
 
 def score_jobs(
-    model: LoadedScorer,
+    model: CheckpointScorer,
     jobs: Sequence[Job],
     *,
     batch_size: int,

@@ -107,6 +107,23 @@ def test_it_writes_no_reasons_and_says_so(scorer):
         scorer.score_batch([good], [PROMPT], mode="quick")
 
 
+def test_a_kind_is_not_loaded_as_the_other(folder):
+    with pytest.raises(ConfigError, match="no checkpoint of a RewardModel; load_scorer"):
+        RewardModel.from_pretrained(folder)
+    with pytest.raises(ConfigError, match="no checkpoint of a HolisticScorer; load_scorer"):
+        HolisticScorer.from_pretrained("tiny")
+
+
+def test_one_clip_at_a_time(scorer):
+    good = clips(1)[0]
+    expected = means(scorer.score_batch([good], [PROMPT])[0])
+    explained = scorer.explain(good, PROMPT)
+    assert means(scorer.score(good, PROMPT)) == means(explained) == expected
+    assert explained.reasoning is None and explained.warnings == (NO_REASONS,)
+    with pytest.raises(ConfigError):
+        scorer.score(good, " ")
+
+
 def test_words_it_never_saw_are_named(scorer):
     card = scorer.score_batch(clips(1), ["a red zebra"])[0]
     assert "never saw (zebra)" in card.warnings[0]

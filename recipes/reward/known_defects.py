@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from qsave_reward.checkpoint_scorer import CheckpointScorer
 from qsave_reward.data import read_records, write_lines
 from qsave_reward.errors import ConfigError, QSaveError, VideoError
-from qsave_reward.loading import LoadedScorer, load_scorer
+from qsave_reward.loading import load_scorer
 from qsave_reward.terminal import progress_bar
 from qsave_reward.types import Defect, Record, Scorer
 from qsave_reward.video import Clip
@@ -132,7 +133,7 @@ def table(found: Sequence[Drop]) -> list[str]:
     return lines
 
 
-def read_all(model: LoadedScorer, records: Sequence[Record], root: Path) -> tuple[list[Clip], list[str]]:
+def read_all(model: CheckpointScorer, records: Sequence[Record], root: Path) -> tuple[list[Clip], list[str]]:
     """The clips that can be read, and their prompts; the others are named on the error output."""
     clips, prompts = [], []
     for record in records:

@@ -41,9 +41,10 @@ from load_server import (
     watch,
 )
 
+from qsave_reward.checkpoint_scorer import CheckpointScorer
 from qsave_reward.data import write_lines
 from qsave_reward.errors import QSaveError, VideoError
-from qsave_reward.loading import LoadedScorer, load_scorer
+from qsave_reward.loading import load_scorer
 from qsave_reward.terminal import progress_bar
 
 POOL = 24
@@ -67,7 +68,7 @@ class Load:
     seed: int
 
 
-def owed_in_process(model: LoadedScorer, data: bytes) -> tuple[float, ...] | str:
+def owed_in_process(model: CheckpointScorer, data: bytes) -> tuple[float, ...] | str:
     """Scores of a file, or the code of the error that reading it ends in."""
     try:
         clip = model.read(data)

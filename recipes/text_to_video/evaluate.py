@@ -82,7 +82,7 @@ def run(options: EvaluateOptions) -> Evaluation:
         )
     for scoring in scorings.values():
         scoring.close()
-    if len(evaluation.errors):
+    if evaluation.errors:
         print(
             f"{len(evaluation.errors)} videos without a score, first: {evaluation.errors[0]}", file=sys.stderr
         )
