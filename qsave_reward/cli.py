@@ -25,6 +25,7 @@ from qsave_reward import (
     command_options,
     data_command,
     ntire_command,
+    pairs_command,
     selection_command,
     serve_command,
 )
@@ -255,6 +256,7 @@ def doctor(as_json: JsonFlag = False) -> None:
 
 app.command()(calibrate_command.calibrate)
 app.command()(ntire_command.ntire)
+app.command()(pairs_command.pairs)
 app.command()(selection_command.rank)
 app.command("filter")(selection_command.filter_set)
 

@@ -175,17 +175,24 @@ def split_by_prompt(
     Raises:
         ConfigError: for wrong shares.
     """
+    check_shares(shares)
+    parts: dict[str, list[Record]] = {name: [] for name in shares}
+    for record in records:
+        parts[part_of(record.prompt, shares, seed=seed)].append(record)
+    return parts
+
+
+def check_shares(shares: Mapping[str, float]) -> None:
+    """A ConfigError unless there is a share of at least 0 for each part and they sum to 1."""
     if not shares or not all(math.isfinite(share) and share >= 0 for share in shares.values()):
         raise ConfigError(f"expected a share of at least 0 for each part, got {dict(shares)}")
     if abs(math.fsum(shares.values()) - 1.0) > 1e-6:
         raise ConfigError(f"expected shares that sum to 1, got {dict(shares)}")
-    parts: dict[str, list[Record]] = {name: [] for name in shares}
-    for record in records:
-        parts[_part(normalise_prompt(record.prompt), shares, seed)].append(record)
-    return parts
 
 
-def _part(prompt: str, shares: Mapping[str, float], seed: int) -> str:
+def part_of(prompt: str, shares: Mapping[str, float], *, seed: int) -> str:
+    """The part that `split_by_prompt` puts all clips of a prompt into."""
+    prompt = normalise_prompt(prompt)
     digest = hashlib.sha256(f"{seed}\n{prompt}".encode("utf-8", "surrogatepass")).digest()
     point = int.from_bytes(digest[:6], "big") / 2**48  # in [0, 1); so many bits a float holds exactly
     wanted = [name for name, share in shares.items() if share > 0]

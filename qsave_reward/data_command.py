@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+from dataclasses import asdict
+from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qsave_reward.command_options import JsonFlag
+from qsave_reward.command_options import JsonFlag, check_target
+from qsave_reward.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -16,6 +20,17 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 """Problems listed for people; `--json` lists all."""
+
+
+class PublicSet(str, Enum):
+    """Public sets of rated clips, in the forms that `benchmarks` reads."""
+
+    videofeedback = "videofeedback"
+    videofeedback2 = "videofeedback2"
+    t2vqa_db = "t2vqa-db"
+    qeval_video = "qeval-video"
+    fetv = "fetv"
+
 
 app = typer.Typer(name="data", help="Look after rated data.", no_args_is_help=True)
 
@@ -50,6 +65,77 @@ def check(
         Console().print(_view(found))
     if not found.ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def split(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="JSONL or Parquet file of rated clips.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for one JSONL file for each part.")],
+    share: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SHARE", help="Once for each part; default: train=0.8 val=0.1 test=0.1."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal parts.")] = 0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Divide rated clips so that no prompt is in two parts."""
+    from qsave_reward.data import SHARES
+    from qsave_reward.data_split import split_file
+
+    parts = split_file(file, out, SHARES if share is None else _shares(share), seed=seed)
+    if as_json:
+        typer.echo(json.dumps([asdict(part) for part in parts]))
+        return
+    for part in parts:
+        typer.echo(f"wrote {part.file}: {part.clips} clips of {part.prompts} prompts")
+
+
+@app.command()
+def convert(
+    name: Annotated[PublicSet, typer.Argument(metavar="SET", help="A public set.")],
+    source: Annotated[str, typer.Argument(metavar="PATH", help="The set's list, or its folder of ratings.")],
+    out: Annotated[str, typer.Option(metavar="FILE", help="Records to write, .jsonl or .parquet.")],
+    videos: Annotated[str, typer.Option(metavar="DIR", help="Folder of the clips.")] = ".",
+    prompts: Annotated[
+        str | None, typer.Option(metavar="FILE", help="FETV only: fetv_data.json, the prompts.")
+    ] = None,
+) -> None:
+    """Turn a public set, as its authors give it out, into records that all commands here read."""
+    from dataclasses import replace
+
+    from qsave_reward import benchmarks
+    from qsave_reward.data import write_records
+    from qsave_reward.paths import rebased_path
+
+    check_target(out)
+    if (name is PublicSet.fetv) != (prompts is not None):
+        raise ConfigError("--prompts belongs to fetv, whose ratings do not hold them, and to no other set")
+    if prompts is not None:
+        records = benchmarks.read_fetv(source, prompts)
+        records = [replace(record, video=os.path.join(videos, record.video)) for record in records]
+    else:
+        read = getattr(benchmarks, f"read_{name.name}")
+        records = read(source, videos=videos)
+    folder = os.path.dirname(os.path.realpath(out))
+    write_records(
+        out, [replace(record, video=rebased_path(record.video, os.getcwd(), folder)) for record in records]
+    )
+    typer.echo(f"wrote {len(records)} records to {out}")
+
+
+def _shares(written: list[str]) -> dict[str, float]:
+    shares: dict[str, float] = {}
+    for one in written:
+        name, _, share = one.partition("=")
+        try:
+            if name in shares:
+                raise ValueError
+            shares[name] = float(share)
+        except ValueError as error:
+            raise ConfigError(
+                f"expected --share NAME=SHARE, each name once, such as train=0.9, got {one!r}"
+            ) from error
+    return shares
 
 
 def _view(found: DataCheck) -> RenderableType:

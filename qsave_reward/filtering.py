@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeAlias
 from qsave_reward.clip_list import ClipList
 from qsave_reward.data import make_folder, write_lines
 from qsave_reward.errors import ConfigError, QSaveError
-from qsave_reward.paths import absolute_path
+from qsave_reward.paths import rebased_path
 from qsave_reward.score_log import LoggedClip, ScoreLog, open_log
 from qsave_reward.scoring import Job, file_stamp, score_jobs
 from qsave_reward.selection import REASONS, Candidate, Pair, Selection, pair_up, reject, values
@@ -143,7 +143,9 @@ def filter_clips(
             reject(candidates, selection),
             pair_up(candidates, selection) if pairs else None,
         )
-        summary = _summary(choice, selection, shown=_shown(clips.path, os.getcwd(), folder), model=model)
+        summary = _summary(
+            choice, selection, shown=rebased_path(clips.path, os.getcwd(), folder), model=model
+        )
         _write(choice, clips, folder)
         write_lines(os.path.join(folder, "summary.json"), [json.dumps(summary.to_dict(), indent=2)])
     return summary
@@ -168,7 +170,7 @@ def _batches(clips: ClipList, out: str, batch_size: int) -> Iterator[list[tuple[
     while batch := list(islice(numbered, batch_size)):
         jobs = [Job(clip.video, os.path.join(folder, clip.video), clip.prompt) for _, clip in batch]
         yield [
-            (job, LoggedClip(i, _shown(clip.video, folder, out), clip.prompt, *file_stamp(job.path)))
+            (job, LoggedClip(i, rebased_path(clip.video, folder, out), clip.prompt, *file_stamp(job.path)))
             for (i, clip), job in zip(batch, jobs, strict=True)
         ]
 
@@ -215,13 +217,6 @@ def _score(
         ]
 
 
-def _shown(path: str, folder: str, out: str) -> str:
-    """A path that is relative to a folder as one that is relative to another; both without links."""
-    if os.path.isabs(path) or "://" in path:
-        return path
-    return os.path.relpath(absolute_path(os.path.join(folder, path)), out)
-
-
 def _summary(choice: _Choice, selection: Selection, *, shown: str, model: CheckpointScorer) -> Summary:
     codes = Counter(reason["code"] for reason in choice.reasons if reason is not None)
     errors = Counter(clip.error["code"] for clip in choice.candidates if clip.error is not None)
@@ -254,7 +249,7 @@ def _write(choice: _Choice, clips: ClipList, out: str) -> None:
         reasons = iter(choice.reasons)
         for i, clip in enumerate(clips):
             reason = next(reasons, None)  # too few for a list that grew, which is noticed at its end
-            row = {**clip.row, "video": _shown(clip.video, folder, out)}
+            row = {**clip.row, "video": rebased_path(clip.video, folder, out)}
             if i in places:
                 places[i] = row["video"], clip.prompt
             if reason is None:

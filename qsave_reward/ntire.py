@@ -10,16 +10,15 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qsave_reward.benchmarks import read_qeval_video
 from qsave_reward.data import write_lines
 from qsave_reward.errors import ConfigError
+from qsave_reward.logged_scoring import score_with_log
 from qsave_reward.metrics import main_score, plcc, srcc
-from qsave_reward.score_log import LoggedClip, open_log
-from qsave_reward.scoring import Job, file_stamp, score_jobs
+from qsave_reward.scoring import Job
 from qsave_reward.types import Record
 
 if TYPE_CHECKING:
@@ -111,23 +110,10 @@ def predict(
         videos: folder that the names in the list are relative to.
         log: file of the score log, written as videos are scored.
     """
-    scores: list[float | None] = []
-    reasons: list[str | None] = []
-    with open_log(log, model.provenance) as known:
-        numbered = enumerate(records)
-        while batch := list(islice(numbered, batch_size)):
-            jobs = [Job(r.video, os.path.join(videos, r.video), r.prompt) for _, r in batch]
-            states = [
-                LoggedClip(i, r.video, r.prompt, *file_stamp(job.path))
-                for (i, r), job in zip(batch, jobs, strict=True)
-            ]
-            new = [k for k, state in enumerate(states) if known.find(state) is None]
-            done = score_jobs(model, [jobs[k] for k in new], batch_size=batch_size, explain=False, reading={})
-            known.append([states[k] for k in new], [scored.result for scored in done])
-            for state in states:
-                found = known.find(state)
-                assert found is not None
-                scores.append(None if found.means is None else sum(found.means) / len(found.means))
-                reasons.append(None if found.error is None else found.error["message"])
-            progress(len(batch))
-    return Submission(tuple(records), tuple(scores), tuple(reasons))
+    jobs = [Job(record.video, os.path.join(videos, record.video), record.prompt) for record in records]
+    found = score_with_log(model, jobs, log=log, batch_size=batch_size, progress=progress)
+    return Submission(
+        tuple(records),
+        tuple(None if one.means is None else sum(one.means) / len(one.means) for one in found),
+        tuple(None if one.error is None else one.error["message"] for one in found),
+    )

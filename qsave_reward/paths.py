@@ -14,3 +14,13 @@ def absolute_path(path: str | os.PathLike[str]) -> str:
         if up:
             path = os.path.join(os.path.realpath(head + up), tail)
     return os.path.abspath(path)
+
+
+def rebased_path(path: str, folder: str, new_folder: str) -> str:
+    """A path that is relative to a folder as one that is relative to another; both without links.
+
+    Absolute paths and addresses stay.
+    """
+    if os.path.isabs(path) or "://" in path:
+        return path
+    return os.path.relpath(absolute_path(os.path.join(folder, path)), new_folder)

@@ -42,6 +42,31 @@ def test_real_clips_become_backgrounds_of_some():
         assert plan.scene.background == "filmed" and filmed(k)[1] == render_plan(plan).record
 
 
+def test_no_clip_gets_a_film_when_the_share_is_nothing():
+    films = str(Path(__file__).parent.parent / "qsave_reward" / "examples")
+    plain = open_clips("world:train:5", PLAN, varied_share=0.0)
+    filmed = open_clips("world:train:5", PLAN, varied_share=0.0, films=films, films_share=0.0)
+    assert all(np.array_equal(plain(k)[0].frames, filmed(k)[0].frames) for k in range(12))
+
+
+def test_sought_defects_come_as_often_as_wanted_and_the_other_clips_stay():
+    plain = open_clips("world:train:5", PLAN, varied_share=0.0)
+    seeking = open_clips(
+        "world:train:5", PLAN, varied_share=0.0, sought=["wrong relation", "morphing"], sought_share=0.5
+    )
+    records = [seeking(k)[1] for k in range(60)]
+    found = [k for k in range(60) if records[k] != plain(k)[1]]
+    assert 25 <= len(found) <= 35
+    for k in found:
+        assert ("wrong relation", "morphing")[k % 2] in [defect.label for defect in records[k].defects]
+    assert len({record.video for record in records}) == 60
+
+
+def test_an_unknown_sought_defect_is_an_error():
+    with pytest.raises(ConfigError, match="'wrong mood'.*wrong motion"):
+        open_clips("world:train:5", PLAN, varied_share=0.0, sought=["wrong mood"])
+
+
 def test_a_mismatched_record_is_badly_aligned_and_keeps_what_else_is_known():
     changed = mismatch(RECORD, "a blue square")
     assert changed == Record(

@@ -1,5 +1,6 @@
 """Labels of visual tokens against the pixels of the rendered clips they describe."""
 
+import itertools
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,7 @@ def clean_plans(accept, n):
 def picture_of(values, chunk, side):
     """Values of a chunk's tokens [tokens, side * side] as one picture [rows * side, columns * side]."""
     rows, columns = GRID
-    tokens = values.view(-1, rows, columns, side, side)[chunk]
+    tokens = values.reshape(-1, rows, columns, side, side)[chunk]
     return tokens.permute(0, 2, 1, 3).reshape(rows * side, columns * side).numpy()
 
 
@@ -43,13 +44,13 @@ def test_mask_covers_the_pixels_that_are_not_background(shape):
     (plan,) = clean_plans(lambda p: p.shown.groups[0].shape == shape, 1)
     empty = replace(plan, shown=replace(plan.shown, groups=(), places=()))
     frames, behind = (render_plan(one).frames.astype(int) for one in (plan, empty))
-    mask = token_targets(plan, [GRID] * 8).mask
-    for chunk in (0, 4, 7):
-        painted = np.abs(frames[2 * chunk] - behind[2 * chunk]).sum(axis=2) > 30
+    masks = token_targets(plan, [GRID] * 8).mask.view(-1, 2, FINE * FINE)
+    for chunk, frame in itertools.product((0, 4, 7), (0, 1)):
+        painted = np.abs(frames[2 * chunk + frame] - behind[2 * chunk + frame]).sum(axis=2) > 30
         # Each point of the mask is the middle of 4x4 pixels.
         there = painted.reshape(32, 4, 32, 4)[:, 1:3, :, 1:3].mean(axis=(1, 3)) >= 0.5
-        told = picture_of(mask, chunk, FINE) > 0
-        assert there.any() and (there & told).sum() / (there | told).sum() > 0.8
+        told = picture_of(masks[:, frame], chunk, FINE) > 0
+        assert there.any() and (there & told).sum() / (there | told).sum() > 0.75
 
 
 def test_tokens_at_the_middle_of_an_object_show_its_color_and_place():

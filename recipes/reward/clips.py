@@ -9,16 +9,19 @@ from pathlib import Path
 
 from qsave_reward.benchmarks import read_qeval_video
 from qsave_reward.data import normalise_prompt, read_records
+from qsave_reward.errors import ConfigError
 from qsave_reward.slowfast import FramePlan
 from qsave_reward.types import Defect, Record
 from qsave_reward.video import Clip, Sampling, read_clip
-from qsave_reward.world import WorldConfig, parse_world_name, world_item, world_plan
+from qsave_reward.world import LABELS, WorldConfig, WorldPlan, parse_world_name, render_plan, world_plan
 
 Source = Callable[[int], tuple[Clip, Record]]
 """Number of a row, from 0 without end, to its clip and its record."""
 
 NEIGHBOURS = 8
 """World items after a clip that are searched for another prompt; nearly always the first has one."""
+SEARCHED = 64
+"""World items that are searched for one with a certain defect; nearly always some have it."""
 
 
 def open_clips(
@@ -28,6 +31,9 @@ def open_clips(
     varied_share: float,
     mismatched_share: float = 0.0,
     films: str | None = None,
+    films_share: float = 1.0,
+    sought: Sequence[str] = (),
+    sought_share: float = 0.25,
     records: Sequence[Record] | None = None,
 ) -> Source:
     """Rated clips of `world:SPLIT[:SEED]` or of a file, read when they are asked for.
@@ -42,26 +48,47 @@ def open_clips(
         mismatched_share: share of clips that get the prompt of another clip (see `mismatch`), the next that
             has another one. Where there is none, a clip keeps its own.
         films: folder of real clips to use as backgrounds of the world (`WorldConfig.films`).
+        films_share: share of the world's clips that may get one.
+        sought: defects that are hard to learn, such as "wrong motion"; the world's clips that are looked for
+            have one of these, each equally often. A name may stand twice.
+        sought_share: share of clips that are looked for, when `sought` is not empty.
         records: some of those in the file `data`; default: all (`read_rated`).
 
     Raises:
-        ConfigError: for an unknown split or a wrong file.
+        ConfigError: for an unknown split, an unknown defect or a wrong file.
     """
+    known = {label for labels in LABELS.values() for label in labels}
+    if unknown := set(sought) - known:
+        raise ConfigError(f"unknown defects {sorted(unknown)}; expected some of {sorted(known)}")
     sampling = Sampling(max_frames=plan.max_frames, fps=plan.fps)
 
-    def render(split: str, seed: int, index: int, varied: bool) -> tuple[Clip, Record]:
-        item = world_item(split, index, seed=seed, config=WorldConfig(varied=varied, films=films))
+    def render(plan: WorldPlan) -> tuple[Clip, Record]:
+        item = render_plan(plan)
         return read_clip(item.frames, sampling, times=item.times.tolist()), item.record
 
     if data.startswith("world:"):
         split, seed = parse_world_name(data)
         reach = NEIGHBOURS
 
+        def plan_of(index: int) -> WorldPlan:
+            # Fixed irrational strides spread each kind evenly and without a random state.
+            config = WorldConfig(
+                varied=index * 0.7548776662 % 1.0 < varied_share,
+                films=films if index * 0.8191725134 % 1.0 < films_share else None,
+            )
+            if sought and index * 0.3247179572 % 1.0 < sought_share:
+                for other in range(index * SEARCHED, (index + 1) * SEARCHED):
+                    # The next seed: no clip comes twice.
+                    plan = world_plan(split, other, seed=seed + 1, config=config)
+                    if sought[index % len(sought)] in (defect.label for defect in plan.defects):
+                        return plan
+            return world_plan(split, index, seed=seed, config=config)
+
         def source(index: int) -> tuple[Clip, Record]:
-            return render(split, seed, index, index * 0.7548776662 % 1.0 < varied_share)
+            return render(plan_of(index))
 
         def prompt_of(index: int) -> str:
-            return world_plan(split, index, seed=seed, config=WorldConfig(films=films)).prompt
+            return plan_of(index).prompt
 
     else:
         rated, root = read_rated(data) if records is None else records, Path(data).parent
@@ -71,7 +98,9 @@ def open_clips(
             record = rated[index % len(rated)]
             named = re.fullmatch(r"world:([a-z]+)/(\d+)/(\d+)", record.video)
             if named:
-                return render(named[1], int(named[2]), int(named[3]), varied=False)[0], record
+                split, seed, number = named[1], int(named[2]), int(named[3])
+                item = world_plan(split, number, seed=seed, config=WorldConfig(films=films))
+                return render(item)[0], record
             return read_clip(root / record.video, sampling), record
 
         def prompt_of(index: int) -> str:

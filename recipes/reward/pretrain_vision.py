@@ -128,7 +128,7 @@ class TowerWithHeads(torch.nn.Module):
         self.merged = visual.spatial_merge_size**2
         self.objects = torch.nn.Linear(width, 1 + len(COLOR_NAMES) + len(SHAPE_NAMES) + len(NUMBERS))
         self.outline = torch.nn.Linear(width, RAYS + 3)
-        self.mask = torch.nn.Linear(width, FINE**2)
+        self.mask = torch.nn.Linear(width, 2 * FINE**2)
         self.defects = torch.nn.Linear(2 * width, len(DEFECTS))
         self.enter = torch.nn.Linear(2 * width, width)
         self.when = torch.nn.Parameter(0.1 * torch.randn(chunks, width))

@@ -87,6 +87,12 @@ class RewardArguments:
     films: str | None = field(
         default=None, metadata={"help": "world data: folder of real clips to use as backgrounds of some"}
     )
+    films_share: float = field(default=1.0, metadata={"help": "with films: share of clips that may get one"})
+    sought: list[str] = field(
+        default_factory=list,
+        metadata={"help": "world data: defects hard to learn, of which some clips shall have one"},
+    )
+    sought_share: float = field(default=0.25, metadata={"help": "with sought: share of such clips"})
 
 
 class RewardSFTTrainer(SFTTrainer):
@@ -155,6 +161,9 @@ def make_dataset(
         varied_share=arguments.varied_share,
         mismatched_share=arguments.mismatched_share,
         films=arguments.films,
+        films_share=arguments.films_share,
+        sought=arguments.sought,
+        sought_share=arguments.sought_share,
     )
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:

@@ -41,7 +41,8 @@ class TokenTargets:
         numbers: float32 [tokens, len(NUMBERS)]; zeros where no object is.
         outline: float32 [tokens, RAYS + 3], of the first frame, in radii: how far the object's outline is
             from its center in directions clockwise from up, then radius and place (x, y) of its hole.
-        mask: float32 [tokens, FINE * FINE], row by row: 1 where an object covers the first frame, else 0.
+        mask: float32 [tokens, 2 * FINE * FINE], row by row, of the first frame, then of the second: 1 where
+            an object covers it, else 0.
     """
 
     color: torch.Tensor
@@ -82,7 +83,7 @@ def _label(
     shape = np.full((len(chunks), len(places)), NOTHING)
     numbers = np.zeros((len(chunks), len(places), len(NUMBERS)), np.float32)
     outlines = np.zeros((len(chunks), len(places), RAYS + 3), np.float32)
-    mask = np.zeros((len(chunks), len(places), FINE**2), np.float32)
+    mask = np.zeros((len(chunks), len(places), 2 * FINE**2), np.float32)
     for group, track in tracks:
         centers = track.centers[pairs] * scale
         radii = track.radius[pairs] * scale.mean()
@@ -98,7 +99,8 @@ def _label(
         numbers[inside] = np.concatenate([offsets, radius, change], axis=-1)[inside]
         told = _outline(group, track.angle[pairs[:, 0]])
         outlines[inside] = np.broadcast_to(told[:, None], outlines.shape)[inside]
-        mask[visible] = np.maximum(mask, _covered(group, track, pairs[:, 0], points))[visible]
+        covered = np.concatenate([_covered(group, track, pairs[:, k], points) for k in (0, 1)], axis=-1)
+        mask[visible] = np.maximum(mask, covered)[visible]
     return zip(color, shape, numbers, outlines, mask, strict=True)
 
 
