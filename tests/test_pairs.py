@@ -1,153 +1,81 @@
-"""`qsave pairs`: agreement with people on pairs, against sums done here; failures; going on after a stop."""
+"""Pairs by hand and by brute force; the tie margin is the best there is on the pairs it was fitted on."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+from itertools import combinations
 
 import numpy as np
 import pytest
-from cli_cases import fake_command, write_clips
-from list_files import lines, write
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from qsave_reward.preference_accuracy import jobs_of, preference_accuracy
-from qsave_reward.preferences import Preference
-from qsave_reward.score_log import LoggedScore
-from qsave_reward.types import DIMENSIONS
+from qsave_reward.errors import ConfigError
+from qsave_reward.metrics import fit_tie_margin, pair_credits, pairwise_accuracy
 
-HEAD = "path_A,path_B,A_model,B_model,prompt,VQ,MQ,TA,Overall\n"
-
-
-@pytest.fixture
-def qsave(monkeypatch, capsys, tmp_path):
-    write_clips(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    return fake_command(monkeypatch, capsys)
+HALVES = st.integers(2, 10).map(lambda value: value / 2)
+ITEMS = st.lists(st.tuples(HALVES, HALVES), min_size=2, max_size=9)
 
 
-def reported(prompts: list[str]) -> set[str]:
-    """The half of the prompts that accuracies are of: the later ones by their hashes."""
-    ordered = sorted(prompts, key=lambda prompt: hashlib.sha256(prompt.encode()).hexdigest())
-    return set(ordered[len(ordered) // 2 :])
+def all_pairs(n: int) -> np.ndarray:
+    return np.array(list(combinations(range(n), 2)))
 
 
-def drawn_pairs(n: int) -> tuple[list[Preference], dict[str, tuple[float, ...]]]:
-    rng = np.random.default_rng(0)
-    pairs, means = [], {}
-    for k in range(n):
-        choices = {name: "AB"[int(rng.integers(2))] for name in DIMENSIONS}
-        choices["overall"] = ("A", "B", "tie")[int(rng.integers(3))]
-        pairs.append(Preference(f"prompt {k}", f"{k}a.mp4", f"{k}b.mp4", choices))
-        means |= {f"{k}{side}.mp4": tuple(rng.uniform(1, 5, 3).tolist()) for side in "ab"}
-    return pairs, means
+def test_by_hand() -> None:
+    predicted, truth = [1.0, 2.0, 2.0, 2.1], [1.0, 2.0, 3.0, 2.0]
+    pairs = all_pairs(4)
+    # 01 right, 02 right, 03 right, 12 equal predictions, 13 truly tied, 23 wrong.
+    assert pair_credits(predicted, truth, pairs=pairs)[[0, 1, 2, 3, 5]].tolist() == [1, 1, 1, 0.5, 0]
+    assert np.isnan(pair_credits(predicted, truth, pairs=pairs)[4])
+    assert pairwise_accuracy(predicted, truth, pairs=pairs) == pytest.approx(3.5 / 5)
+    # At a margin of 0.1 pairs 12, 13 and 23 are called ties, which only 13 is.
+    assert pairwise_accuracy(predicted, truth, pairs=pairs, tie_margin=0.1001) == pytest.approx(4 / 6)
+    assert pairwise_accuracy(predicted, truth, pairs=pairs, tie_margin=9) == pytest.approx(1 / 6)
+    assert fit_tie_margin(predicted, truth, pairs=pairs) == pytest.approx(0.1)
 
 
-def scored(pairs, means):
-    jobs = jobs_of(pairs)
-    return jobs, [LoggedScore(means[job.name], None) for job in jobs]
+@given(items=ITEMS)
+@settings(max_examples=150, deadline=None)
+def test_the_fitted_margin_is_the_smallest_of_the_best(items) -> None:
+    predicted, truth = zip(*items, strict=True)
+    pairs = all_pairs(len(items))
+    margin = fit_tie_margin(predicted, truth, pairs=pairs)
+    tried = {0.0, *(abs(predicted[i] - predicted[j]) for i, j in pairs)}
+    accuracies = {m: pairwise_accuracy(predicted, truth, pairs=pairs, tie_margin=m) for m in tried}
+    best = max(accuracies.values())
+    assert margin == min(m for m, accuracy in accuracies.items() if accuracy >= best - 1e-12)
 
 
-def test_accuracies_are_those_of_the_half_of_the_prompts_that_the_margin_was_not_fitted_on():
-    pairs, means = drawn_pairs(60)
-    found = preference_accuracy(pairs, *scored(pairs, means))
-    half = reported([pair.prompt for pair in pairs])
-    assert list(found.results) == [*DIMENSIONS, "overall"] and (found.n, found.n_failed) == (60, 0)
-    for name, row in found.results.items():
-        ahead = {
-            pair.prompt: np.mean(a) - np.mean(b)
-            if name == "overall"
-            else a[DIMENSIONS.index(name)] - b[DIMENSIONS.index(name)]
-            for pair in pairs
-            for a, b in [(means[pair.video_a], means[pair.video_b])]
-        }
-        tested = [pair for pair in pairs if pair.prompt in half]
-        right = [
-            (ahead[pair.prompt] > 0) == (pair.choices[name] == "A")
-            for pair in tested
-            if pair.choices[name] != "tie"
-        ]
-        assert row["without_ties"] == pytest.approx(np.mean(right))
-        called = [
-            "tie" if abs(ahead[pair.prompt]) <= row["tie_margin"] else "AB"[int(ahead[pair.prompt] < 0)]
-            for pair in tested
-        ]
-        expected = np.mean([one == pair.choices[name] for one, pair in zip(called, tested, strict=True)])
-        assert row["with_ties"] == pytest.approx(expected)
-        assert (row["n_pairs"], row["n_tied"]) == (30, 30 - len(right))
+@given(items=ITEMS)
+@settings(max_examples=100, deadline=None)
+def test_the_order_inside_pairs_does_not_matter_and_reversal_mirrors(items) -> None:
+    predicted, truth = (np.array(side) for side in zip(*items, strict=True))
+    pairs = all_pairs(len(items))
+    if len(set(truth)) == 1:
+        with pytest.raises(ConfigError, match="different true scores"):
+            pairwise_accuracy(predicted, truth, pairs=pairs)
+        return
+    accuracy = pairwise_accuracy(predicted, truth, pairs=pairs)
+    assert pairwise_accuracy(predicted, truth, pairs=pairs[:, ::-1]) == accuracy
+    assert pairwise_accuracy(-predicted, truth, pairs=pairs) == pytest.approx(1 - accuracy)
+    assert pairwise_accuracy(truth, truth, pairs=pairs) == 1.0
+    assert pairwise_accuracy(0 * truth, truth, pairs=pairs) == 0.5
 
 
-def test_the_margin_does_not_see_the_reported_pairs():
-    pairs, means = drawn_pairs(40)
-    half = reported([pair.prompt for pair in pairs])
-    turned = [
-        pair
-        if pair.prompt not in half
-        else Preference(pair.prompt, pair.video_a, pair.video_b, dict.fromkeys(pair.choices, "tie"))
-        for pair in pairs
-    ]
-    before, after = (preference_accuracy(some, *scored(some, means)).results for some in (pairs, turned))
-    assert [row["tie_margin"] for row in before.values()] == [row["tie_margin"] for row in after.values()]
-    assert after["overall"]["without_ties"] is None and after["overall"]["n_tied"] == 20
+def test_means_of_the_same_answers_are_tied_whatever_their_last_bit() -> None:
+    truth = [(0.1 + 0.2) * 10, 3.0]
+    assert truth[0] != truth[1]
+    assert pairwise_accuracy([1, 1], truth, pairs=[[0, 1]], tie_margin=0) == 1.0
 
 
-def test_a_pair_without_a_score_is_left_out_and_its_clip_named():
-    pairs, means = drawn_pairs(10)
-    jobs, scores = scored(pairs, means)
-    scores[3] = LoggedScore(None, {"code": "not_a_video", "message": "no video"})
-    found = preference_accuracy(pairs, jobs, scores)
-    assert (found.n, found.n_failed, found.failures) == (10, 1, ((jobs[3].name, "no video"),))
-    rest = [pair for pair in pairs if jobs[3].name not in (pair.video_a, pair.video_b)]
-    assert found.results == preference_accuracy(rest, *scored(rest, means)).results
-
-
-def test_a_dimension_that_nobody_judged_has_no_row():
-    pairs = [Preference(f"p{k}", "a.mp4", "b.mp4", {"overall": "A"}) for k in range(4)]
-    jobs = jobs_of(pairs)
-    assert len(jobs) == 8  # a clip is judged by each of its prompts
-    scores = [LoggedScore((4.0, 4.0, 4.0) if job.name == "a.mp4" else (2.0, 2.0, 2.0), None) for job in jobs]
-    found = preference_accuracy(pairs, jobs, scores)
-    assert list(found.results) == ["overall"] and found.results["overall"]["without_ties"] == 1.0
-
-
-def test_command_scores_each_clip_once_and_not_again(qsave, tmp_path):
-    rows = "".join(f"{k % 3}.mp4,{(k + 1) % 3}.mp4,m,n,p{k},B,A,same,B\n" for k in range(6))
-    write(tmp_path / "bench.csv", HEAD + rows)
-    arguments = ("pairs", "videogen-rewardbench", "bench.csv", "--out", "result.json")
-    code, out, err = qsave(*arguments, "--json")
-    assert (code, err.count("left out")) == (0, 0)
-    found = json.loads(out)
-    assert found == json.loads((tmp_path / "result.json").read_text())
-    # The brighter clip wins: 0 < 1 < 2. B is brighter unless the pair is (2, 0).
-    tested = [k for k in range(6) if f"p{k}" in reported([f"p{k}" for k in range(6)])]
-    share = np.mean([k % 3 != 2 for k in tested])
-    assert found["results"]["visual_quality"]["without_ties"] == pytest.approx(share)
-    assert found["results"]["dynamic_quality"]["without_ties"] == pytest.approx(1 - share)
-    assert sum(count for _, count in qsave.model.batches) == 12
-    code, out, _ = qsave(*arguments)
-    assert code == 0 and "text alignment" in out and "overall" in out
-    assert sum(count for _, count in qsave.model.batches) == 12
-
-
-def test_command_takes_the_first_pairs_and_names_a_clip_that_is_missing(qsave, tmp_path):
-    vote = {"prompt": "a", "left_model": "m", "right_model": "n", "vote_type": "leftvote"}
-    sides = [("0.mp4", "1.mp4"), ("1.mp4", "gone.mp4"), ("2.mp4", "also-gone.mp4")]
-    lines(tmp_path / "v.jsonl", [{**vote, "left_video": a, "right_video": b} for a, b in sides])
-    code, out, err = qsave(
-        "pairs", "genai-bench", "v.jsonl", "--out", "result.json", "--limit", "2", "--json"
-    )
-    found = json.loads(out)
-    assert code == 1 and "1 of 2 pairs are left out" in err and "gone.mp4: " in err
-    assert (found["n"], found["n_failed"], len(found["failures"])) == (2, 1, 1)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("genai-bench", "gone.jsonl", "--out", "r.json"), "gone.jsonl"),
-        (("imagereward", "0.mp4", "--out", "r.json"), "imagereward"),
-        (("genai-bench", "0.mp4", "--out", "no/such/r.json"), "no/such/r.json"),
-    ],
-)
-def test_command_refuses_what_it_cannot_do(qsave, tmp_path, arguments, message):
-    code, _, err = qsave("pairs", *arguments)
-    assert code == 2 and message in err and not (tmp_path / "r.json").exists()
+def test_wrong_arguments() -> None:
+    for call in (pairwise_accuracy, fit_tie_margin):
+        with pytest.raises(ConfigError) as caught:
+            call([1, 2], [1, 2], pairs=[])
+        assert caught.value.code == "undefined"
+        with pytest.raises(ConfigError, match="positions below 2"):
+            call([1, 2], [1, 2], pairs=[[0, 2]])
+        with pytest.raises(ConfigError, match="finite"):
+            call([1, np.nan], [1, 2], pairs=[[0, 1]])
+    for margin in (-1.0, np.nan):
+        with pytest.raises(ConfigError, match="tie margin"):
+            pairwise_accuracy([1, 2], [1, 2], pairs=[[0, 1]], tie_margin=margin)
