@@ -11,6 +11,7 @@ import typer
 from qsave_reward import command_options
 from qsave_reward.command_options import Device, JsonFlag, Model, check_target, missing_extra
 from qsave_reward.errors import ConfigError
+from qsave_reward.speed.rows import decode_rows, drift_rows, memory_rows, score_rows, train_rows
 
 if TYPE_CHECKING:
     from qsave_reward.model import RewardModel
@@ -108,7 +109,7 @@ def score(
         if plot is not None:
             write_plot(grown, plot)
             typer.echo(f"wrote {plot}", err=True)
-    _show(found, _score_rows(found), as_json=as_json)
+    _show(found, score_rows(found), as_json=as_json)
 
 
 @app.command()
@@ -120,10 +121,81 @@ def decode(rounds: Rounds = 5, as_json: JsonFlag = False) -> None:
 
     with progress_bar(rounds * len(FILMS), "measuring") as advance:
         found = bench_decode(FILMS, rounds=rounds, progress=advance).to_dict()
-    _show(found, _decode_rows(found), as_json=as_json)
+    _show(found, decode_rows(found), as_json=as_json)
     if not found["exact"]:
         typer.echo("read_clip did not return the frames of a sequential decode", err=True)
         raise typer.Exit(1)
+
+
+@app.command()
+def drift(
+    model: Model = "tiny",
+    device: Device = None,
+    clips: Annotated[int, typer.Option(min=2, help="Rendered clips of many shapes.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=2, help="Most clips in one forward pass.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Of the clips and the shuffles.")] = 0,
+    rounds: Rounds = 3,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure how far scores move with the batch, and in other number types."""
+    from qsave_reward.speed.drift import bench_drift
+    from qsave_reward.speed.invariance import batch_sizes
+    from qsave_reward.terminal import progress_bar
+
+    if clips < batch_size:
+        raise typer.BadParameter(f"--clips {clips} do not fill a batch of --batch-size {batch_size}")
+    scorer = command_options.load_model(model, device)
+    scorer.batch_size = batch_size
+    with progress_bar(sum(batch_sizes(batch_size)) + rounds, "measuring") as advance:
+        found = bench_drift(scorer, clips=clips, seed=seed, rounds=rounds, progress=advance).to_dict()
+    _show(found, drift_rows(found), as_json=as_json)
+    if not found["invariance"]["holds"]:
+        typer.echo("a score in float32 depends on the clips it was scored with", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def memory(
+    model: Model = "tiny",
+    device: Device = None,
+    clips: Annotated[
+        int, typer.Option(min=2, help="Rendered clips to score, one batch after another.")
+    ] = 1000,
+    every: Annotated[int, typer.Option(min=1, help="Clips from one reading to the next.")] = 50,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure whether memory grows while clip after clip is scored."""
+    from qsave_reward.speed.memory import bench_memory
+    from qsave_reward.terminal import progress_bar
+
+    if clips <= every:
+        raise typer.BadParameter(f"--clips {clips} end with the first reading, --every {every}")
+    scorer = command_options.load_model(model, device)
+    with progress_bar(clips, "scoring") as advance:
+        found = bench_memory(scorer, clips=clips, every=every, progress=advance).to_dict()
+    _show(found, memory_rows(found), as_json=as_json)
+    if not found["flat"]:
+        typer.echo("memory grew while clips were scored", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Option(metavar="FILE", help="YAML file of recipes/reward/sft.py.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- --OPTION VALUE ...]", help="Options of the recipe.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps to measure.")] = 20,
+    warmup: Annotated[int, typer.Option(min=1, help="Steps before them.")] = 5,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure steps of the supervised recipe, which runs as a process of its own and saves nothing."""
+    from qsave_reward.speed.train import bench_train
+    from qsave_reward.terminal import progress_bar
+
+    with progress_bar(warmup + steps + 1, "training") as advance:
+        found = bench_train(config, overrides or (), steps=steps, warmup=warmup, progress=advance).to_dict()
+    _show(found, train_rows(found), as_json=as_json)
 
 
 def _load(model: str, device: str | None, *, dtype: Precision | None, batch_size: int) -> RewardModel:
@@ -138,30 +210,6 @@ def _load(model: str, device: str | None, *, dtype: Precision | None, batch_size
         scorer = RewardModel.from_pretrained(model, device=scorer.model.device, dtype=wanted)
     scorer.batch_size = batch_size
     return scorer
-
-
-def _score_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = [
-        (name, f"{value:.2f} ({found['ranges'][name][0]:.2f} to {found['ranges'][name][1]:.2f})")
-        for name, value in found["ratios"].items()
-    ]
-    rows += [(name, f"{found[name]:.4g}") for name in ("clips_per_s", "tokens_per_s", "flops_share")]
-    rows.append(("peak_mb", "unknown" if found["peak_mb"] is None else f"{found['peak_mb']:.0f}"))
-    for group in ("stages_ms", "tokens_per_clip", "flops", "max_difference", "peer"):
-        rows += [(f"{group}.{name}", f"{value:.3g}") for name, value in found[group].items()]
-    for name in ("clips", "tokens") if "scaling" in found else ():
-        curve = found["scaling"][name]
-        rows.append((f"scaling.{name}", f"exponent {curve['exponent']:.3f}, R2 {curve['r2']:.4f}"))
-    return rows
-
-
-def _decode_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = [("vs_fastest", f"{found['ratios']['vs_fastest']:.2f}"), ("exact", str(found["exact"]).lower())]
-    for file in found["files"]:
-        times = ", ".join(f"{name} {value:.0f}" for name, value in file["ms"].items())
-        spread = f"{file['vs_fastest']:.2f} ({file['range'][0]:.2f} to {file['range'][1]:.2f})"
-        rows.append((file["film"]["name"], f"{spread} of {file['fastest']}; ms: {times}"))
-    return rows + [(name, f"skipped, {reason}") for name, reason in found["skipped"].items()]
 
 
 def _show(found: dict[str, Any], rows: list[tuple[str, str]], *, as_json: bool) -> None:
