@@ -15,7 +15,7 @@ from qsave_reward.world import WorldConfig, render_plan, world_item, world_plan
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 
-from clips import mismatch, open_clips
+from clips import WorldMix, mismatch, open_clips
 
 PLAN = FramePlan(max_frames=4)
 SAMPLING = Sampling(max_frames=4, fps=PLAN.fps)
@@ -33,8 +33,8 @@ RECORD = Record(
 
 def test_real_clips_become_backgrounds_of_some():
     films = str(Path(__file__).parent.parent / "qsave_reward" / "examples")
-    plain = open_clips("world:train:5", PLAN, varied_share=0.0)
-    filmed = open_clips("world:train:5", PLAN, varied_share=0.0, films=films)
+    plain = open_clips("world:train:5", PLAN)
+    filmed = open_clips("world:train:5", PLAN, mix=WorldMix(films=films))
     differs = [not np.array_equal(plain(k)[0].frames, filmed(k)[0].frames) for k in range(12)]
     assert 1 <= sum(differs) <= 10
     for k in np.flatnonzero(differs).tolist():
@@ -44,15 +44,15 @@ def test_real_clips_become_backgrounds_of_some():
 
 def test_no_clip_gets_a_film_when_the_share_is_nothing():
     films = str(Path(__file__).parent.parent / "qsave_reward" / "examples")
-    plain = open_clips("world:train:5", PLAN, varied_share=0.0)
-    filmed = open_clips("world:train:5", PLAN, varied_share=0.0, films=films, films_share=0.0)
+    plain = open_clips("world:train:5", PLAN)
+    filmed = open_clips("world:train:5", PLAN, mix=WorldMix(films=films, films_share=0.0))
     assert all(np.array_equal(plain(k)[0].frames, filmed(k)[0].frames) for k in range(12))
 
 
 def test_sought_defects_come_as_often_as_wanted_and_the_other_clips_stay():
-    plain = open_clips("world:train:5", PLAN, varied_share=0.0)
+    plain = open_clips("world:train:5", PLAN)
     seeking = open_clips(
-        "world:train:5", PLAN, varied_share=0.0, sought=["wrong relation", "morphing"], sought_share=0.5
+        "world:train:5", PLAN, mix=WorldMix(sought=["wrong relation", "morphing"], sought_share=0.5)
     )
     records = [seeking(k)[1] for k in range(60)]
     found = [k for k in range(60) if records[k] != plain(k)[1]]
@@ -64,7 +64,7 @@ def test_sought_defects_come_as_often_as_wanted_and_the_other_clips_stay():
 
 def test_an_unknown_sought_defect_is_an_error():
     with pytest.raises(ConfigError, match="'wrong mood'.*wrong motion"):
-        open_clips("world:train:5", PLAN, varied_share=0.0, sought=["wrong mood"])
+        WorldMix(sought=["wrong mood"])
 
 
 def test_a_mismatched_record_is_badly_aligned_and_keeps_what_else_is_known():
@@ -88,14 +88,14 @@ def test_a_mismatch_leaves_unknown_defects_unknown():
 
 @pytest.mark.parametrize("varied_share", [0.0, 1.0])
 def test_clips_of_the_world_are_its_items(varied_share):
-    clip, record = open_clips("world:test:5", PLAN, varied_share=varied_share)(3)
+    clip, record = open_clips("world:test:5", PLAN, mix=WorldMix(varied_share=varied_share))(3)
     item = world_item("test", 3, seed=5, config=WorldConfig(varied=varied_share == 1))
     assert record == item.record and record.video == "world:test/5/3"
     assert np.array_equal(clip.frames, read_clip(item.frames, SAMPLING, times=item.times.tolist()).frames)
 
 
 def test_a_mismatched_clip_of_the_world_has_the_prompt_of_the_next():
-    clip, record = open_clips("world:test:5", PLAN, varied_share=0.0, mismatched_share=1.0)(3)
+    clip, record = open_clips("world:test:5", PLAN, mismatched_share=1.0)(3)
     item = world_item("test", 3, seed=5)
     assert record == mismatch(item.record, world_plan("test", 4, seed=5).prompt) != item.record
     assert np.array_equal(clip.frames, read_clip(item.frames, SAMPLING, times=item.times.tolist()).frames)
@@ -103,7 +103,7 @@ def test_a_mismatched_clip_of_the_world_has_the_prompt_of_the_next():
 
 def test_an_unknown_split_is_refused():
     with pytest.raises(ConfigError, match="world:SPLIT"):
-        open_clips("world:nowhere", PLAN, varied_share=0.0)
+        open_clips("world:nowhere", PLAN)
 
 
 def test_clips_of_a_file_lie_beside_it_or_in_the_world(tmp_path):
@@ -116,7 +116,7 @@ def test_clips_of_a_file_lie_beside_it_or_in_the_world(tmp_path):
         Record("clips/none.mp4", "a ring"),
     ]
     write_records(tmp_path / "records.jsonl", records)
-    source = open_clips(str(tmp_path / "records.jsonl"), PLAN, varied_share=1.0)
+    source = open_clips(str(tmp_path / "records.jsonl"), PLAN, mix=WorldMix(varied_share=1.0))
     stored = read_clip(tmp_path / "clips" / "a.mp4", SAMPLING).frames
     shown = read_clip(item.frames, SAMPLING, times=item.times.tolist()).frames
     for number, expected in ((0, stored), (1, shown), (3, stored)):
@@ -132,11 +132,11 @@ def test_a_mismatch_takes_the_next_prompt_that_differs(tmp_path):
     prompts = ["a red circle", "A red circle.", "a red circle", "a ring", "a ring"]
     records = [Record(f"world:train/0/{i}", prompt) for i, prompt in enumerate(prompts)]
     write_records(tmp_path / "records.jsonl", records)
-    source = open_clips(str(tmp_path / "records.jsonl"), PLAN, varied_share=0.0, mismatched_share=1.0)
+    source = open_clips(str(tmp_path / "records.jsonl"), PLAN, mismatched_share=1.0)
     found = [source(number)[1] for number in range(6)]
     others = ["a ring"] * 3 + ["a red circle"] * 2 + ["a ring"]
     assert found == [mismatch(records[i % 5], other) for i, other in enumerate(others)]
 
     write_records(tmp_path / "one.jsonl", records[:3])
-    source = open_clips(str(tmp_path / "one.jsonl"), PLAN, varied_share=0.0, mismatched_share=1.0)
+    source = open_clips(str(tmp_path / "one.jsonl"), PLAN, mismatched_share=1.0)
     assert [source(number)[1] for number in range(3)] == records[:3]

@@ -150,7 +150,7 @@ def test_a_run_goes_on_and_its_records_can_be_read_from_elsewhere(tmp_path, monk
     kept = read_records(out)
     assert len(kept) == state["kept"] >= 1 and {record.id for record in kept} <= {"0", "1"}
     assert {path.name for path in out.parent.iterdir()} == {out.name, count.name}
-    source = open_clips(str(out), FramePlan(max_frames=4), varied_share=0.0)
+    source = open_clips(str(out), FramePlan(max_frames=4))
     for number, record in enumerate(kept):
         clip, read = source(number)
         assert len(clip.frames) == 4 and read == record

@@ -66,7 +66,7 @@ def test_every_weight_moves_and_every_loss_is_logged(base, trained):
     assert before.keys() == after.keys()
     still = [name for name in before if torch.equal(before[name], after[name].to(before[name].dtype))]
     assert not still
-    for name in ("loss_text", "loss_level", "loss_expectation"):
+    for name in ("loss_text", "loss_level", "loss_expectation", "loss_motion"):
         assert log.count(name) >= 4
 
 
@@ -119,13 +119,13 @@ def test_a_killed_run_goes_on_and_ends_where_an_undisturbed_one_ends(base, train
 
 def test_accumulated_batches_are_averaged(base, tmp_path):
     log = run(base, tmp_path, "--max_steps", "1", "--gradient_accumulation_steps", "2")
-    loss, text, level, expectation = (
-        float(re.search(rf"'{name}': '([0-9.]+)'", log)[1])
-        for name in ("loss", "loss_text", "loss_level", "loss_expectation")
-    )
+    found = {name: float(value) for name, value in re.findall(r"'(loss\w*)': '([0-9.]+)'", log)}
     weights = yaml.safe_load((ROOT / "configs" / "reward" / "tiny" / "1_sft.yaml").read_text())
-    parts = weights["text_weight"] * text + weights["level_weight"] * level
-    assert loss == pytest.approx(parts + weights["expectation_weight"] * expectation, rel=1e-2)
+    parts = [
+        weights[f"{name}_weight"] * found[f"loss_{name}"]
+        for name in ("text", "level", "expectation", "motion")
+    ]
+    assert found["loss"] == pytest.approx(sum(parts), rel=1e-2)
 
 
 def test_lora_is_merged_into_what_is_saved(base, tmp_path):

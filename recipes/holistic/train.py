@@ -24,7 +24,7 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 
 sys.path.append(str(Path(__file__).parent.parent / "reward"))
 
-from clips import Source, open_clips, read_rated
+from clips import Source, WorldMix, open_clips, read_rated
 from training import last_finished_checkpoint, parse_options, rows_needed, save_options, save_result
 
 from qsave_reward.data import split_by_prompt
@@ -108,11 +108,12 @@ def target(record: Record, *, per_dimension: bool) -> list[float]:
 
 def sources(arguments: HolisticArguments, plan: FramePlan) -> tuple[Source, Source, int]:
     """Clips to train on, clips that are held out, and how many those are."""
-    options = {"varied_share": arguments.varied_share, "mismatched_share": arguments.mismatched_share}
+    mix = WorldMix(varied_share=arguments.varied_share)
+    options: dict[str, Any] = {"mix": mix, "mismatched_share": arguments.mismatched_share}
     if arguments.eval_data:
         held_out = None if arguments.eval_data.startswith("world:") else read_rated(arguments.eval_data)
         number = arguments.eval_clips if held_out is None else min(arguments.eval_clips, len(held_out))
-        clips = open_clips(arguments.eval_data, plan, varied_share=0.0, records=held_out)
+        clips = open_clips(arguments.eval_data, plan, records=held_out)
         return open_clips(arguments.data, plan, **options), clips, number
     if arguments.data.startswith("world:"):
         raise ConfigError(f"{arguments.data} has no end to hold a share of out; give eval_data, as world:val")
@@ -122,7 +123,7 @@ def sources(arguments: HolisticArguments, plan: FramePlan) -> tuple[Source, Sour
         counts = ", ".join(f"{len(part)} in {name}" for name, part in parts.items())
         raise ConfigError(f"expected clips on both sides of eval_share {arguments.eval_share}, got {counts}")
     train = open_clips(arguments.data, plan, records=parts["train"], **options)
-    held = open_clips(arguments.data, plan, varied_share=0.0, records=parts["held_out"])
+    held = open_clips(arguments.data, plan, records=parts["held_out"])
     return train, held, min(arguments.eval_clips, len(parts["held_out"]))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qsave_reward.benchmarks import read_qeval_video
@@ -24,16 +24,62 @@ SEARCHED = 64
 """World items that are searched for one with a certain defect; nearly always some have it."""
 
 
+@dataclass(frozen=True)
+class WorldMix:
+    """Which clips of the rendered world are taken.
+
+    Attributes:
+        varied_share: share of clips of other sizes and rates.
+        films: folder of real clips to use as backgrounds (`WorldConfig.films`).
+        films_share: share of clips that may get one.
+        sought: defects that are hard to learn, such as "wrong motion": clips that are looked for have one of
+            these, each equally often. A name may stand twice.
+        sought_share: share of clips that are looked for, when `sought` is not empty.
+    """
+
+    varied_share: float = 0.0
+    films: str | None = None
+    films_share: float = 1.0
+    sought: Sequence[str] = ()
+    sought_share: float = 0.25
+
+    def __post_init__(self) -> None:
+        known = {label for labels in LABELS.values() for label in labels}
+        if unknown := set(self.sought) - known:
+            raise ConfigError(f"unknown defects {sorted(unknown)}; expected some of {sorted(known)}")
+
+
+def world_plans(data: str, mix: WorldMix) -> Callable[[int], WorldPlan]:
+    """Number of a row, from 0 without end, to the plan of its clip of `world:SPLIT[:SEED]`.
+
+    Raises:
+        ConfigError: for an unknown split.
+    """
+    split, seed = parse_world_name(data)
+
+    def plan_of(index: int) -> WorldPlan:
+        # Fixed irrational strides spread each kind evenly and without a random state.
+        config = WorldConfig(
+            varied=index * 0.7548776662 % 1.0 < mix.varied_share,
+            films=mix.films if index * 0.8191725134 % 1.0 < mix.films_share else None,
+        )
+        if mix.sought and index * 0.3247179572 % 1.0 < mix.sought_share:
+            for other in range(index * SEARCHED, (index + 1) * SEARCHED):
+                # The next seed: no clip comes twice.
+                plan = world_plan(split, other, seed=seed + 1, config=config)
+                if mix.sought[index % len(mix.sought)] in (defect.label for defect in plan.defects):
+                    return plan
+        return world_plan(split, index, seed=seed, config=config)
+
+    return plan_of
+
+
 def open_clips(
     data: str,
     plan: FramePlan,
     *,
-    varied_share: float,
+    mix: WorldMix | None = None,
     mismatched_share: float = 0.0,
-    films: str | None = None,
-    films_share: float = 1.0,
-    sought: Sequence[str] = (),
-    sought_share: float = 0.25,
     records: Sequence[Record] | None = None,
 ) -> Source:
     """Rated clips of `world:SPLIT[:SEED]` or of a file, read when they are asked for.
@@ -44,45 +90,23 @@ def open_clips(
     Args:
         data: name of the world or path of the file.
         plan: how many frames are sampled.
-        varied_share: share of the world's clips that are of other sizes and rates.
+        mix: which of the world's clips; default: all as they come.
         mismatched_share: share of clips that get the prompt of another clip (see `mismatch`), the next that
             has another one. Where there is none, a clip keeps its own.
-        films: folder of real clips to use as backgrounds of the world (`WorldConfig.films`).
-        films_share: share of the world's clips that may get one.
-        sought: defects that are hard to learn, such as "wrong motion"; the world's clips that are looked for
-            have one of these, each equally often. A name may stand twice.
-        sought_share: share of clips that are looked for, when `sought` is not empty.
         records: some of those in the file `data`; default: all (`read_rated`).
 
     Raises:
-        ConfigError: for an unknown split, an unknown defect or a wrong file.
+        ConfigError: for an unknown split or a wrong file.
     """
-    known = {label for labels in LABELS.values() for label in labels}
-    if unknown := set(sought) - known:
-        raise ConfigError(f"unknown defects {sorted(unknown)}; expected some of {sorted(known)}")
     sampling = Sampling(max_frames=plan.max_frames, fps=plan.fps)
+    mix = mix or WorldMix()
 
-    def render(plan: WorldPlan) -> tuple[Clip, Record]:
-        item = render_plan(plan)
+    def render(planned: WorldPlan) -> tuple[Clip, Record]:
+        item = render_plan(planned)
         return read_clip(item.frames, sampling, times=item.times.tolist()), item.record
 
     if data.startswith("world:"):
-        split, seed = parse_world_name(data)
-        reach = NEIGHBOURS
-
-        def plan_of(index: int) -> WorldPlan:
-            # Fixed irrational strides spread each kind evenly and without a random state.
-            config = WorldConfig(
-                varied=index * 0.7548776662 % 1.0 < varied_share,
-                films=films if index * 0.8191725134 % 1.0 < films_share else None,
-            )
-            if sought and index * 0.3247179572 % 1.0 < sought_share:
-                for other in range(index * SEARCHED, (index + 1) * SEARCHED):
-                    # The next seed: no clip comes twice.
-                    plan = world_plan(split, other, seed=seed + 1, config=config)
-                    if sought[index % len(sought)] in (defect.label for defect in plan.defects):
-                        return plan
-            return world_plan(split, index, seed=seed, config=config)
+        plan_of, reach = world_plans(data, mix), NEIGHBOURS
 
         def source(index: int) -> tuple[Clip, Record]:
             return render(plan_of(index))
@@ -99,7 +123,7 @@ def open_clips(
             named = re.fullmatch(r"world:([a-z]+)/(\d+)/(\d+)", record.video)
             if named:
                 split, seed, number = named[1], int(named[2]), int(named[3])
-                item = world_plan(split, number, seed=seed, config=WorldConfig(films=films))
+                item = world_plan(split, number, seed=seed, config=WorldConfig(films=mix.films))
                 return render(item)[0], record
             return read_clip(root / record.video, sampling), record
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from clips import open_clips
+from clips import WorldMix, open_clips
 from datasets import Dataset
 from training import (
     check_max_steps,
@@ -60,7 +60,7 @@ OPTIONS = (RewardArguments, FramePlan, GRPOConfig, ModelConfig)
 
 def make_dataset(arguments: RewardArguments, n: int, plan: FramePlan) -> Dataset:
     """`n` questions with their chunks and the truth about them, made when they are asked for."""
-    source = open_clips(arguments.data, plan, varied_share=arguments.varied_share)
+    source = open_clips(arguments.data, plan, mix=WorldMix(varied_share=arguments.varied_share))
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         made: dict[str, list[Any]] = {name: [] for name in ("prompt", "images", "record", "seconds", "clip")}

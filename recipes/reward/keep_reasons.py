@@ -103,7 +103,7 @@ def main() -> None:
             "move the file away"
         )
     model = RewardModel.from_pretrained(args.model, device=args.device)
-    source = open_clips(args.data, model.frame_plan, varied_share=0.0)
+    source = open_clips(args.data, model.frame_plan)
     identity = {"revision": model.metadata.revision, "data": args.data, "margin": args.margin}
     state = {**identity, "tried": 0, "unreadable": 0, "kept": 0}
     kept: list[Record] = []

@@ -10,13 +10,14 @@ directory is a checkpoint for `RewardModel.from_pretrained`.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from clips import open_clips
+from clips import WorldMix, open_clips, world_plans
 from datasets import Dataset
+from spoken_motion import MotionCollator, motion_ids, motion_labels, motion_loss
 from training import (
     last_finished_checkpoint,
     load_model,
@@ -84,6 +85,13 @@ class RewardArguments:
     varied_share: float = field(
         default=0.25, metadata={"help": "world data: share of clips of other sizes and rates"}
     )
+    motion_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "world data: weight of visual tokens saying how their object moves (spoken_motion.py)"
+        },
+    )
+    motion_layer: int = field(default=2, metadata={"help": "with motion_weight: after so many layers"})
     films: str | None = field(
         default=None, metadata={"help": "world data: folder of real clips to use as backgrounds of some"}
     )
@@ -102,6 +110,7 @@ class RewardSFTTrainer(SFTTrainer):
         super().__init__(*args, **kwargs)
         self.arguments = arguments
         self.level_ids, _ = slot_token_ids(self.processing_class.tokenizer)
+        self.motion_ids = motion_ids(self.processing_class.tokenizer) if arguments.motion_weight else []
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.arguments.muon and self.optimizer is None:
@@ -116,36 +125,40 @@ class RewardSFTTrainer(SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         labels, slots, levels, mos = (inputs.pop(name) for name in ("labels", "slots", "levels", "mos"))
-        branches = inputs.pop("branches")
+        branches, motions = inputs.pop("branches"), inputs.pop("motions", None)
+        visual = inputs["input_ids"] == self.processing_class.image_token_id
         if self.arguments.paired_answers:
             inputs = branch_inputs(model, inputs, branches)
-        outputs = model(**inputs, use_cache=False, logits_to_keep=labels.shape[1])
-        text = text_loss(outputs.logits, labels)
-        level, expectation = score_losses(outputs.logits, slots, levels, mos, self.level_ids)
-        weights = self.arguments
-        loss = (
-            weights.text_weight * text
-            + weights.level_weight * level
-            + weights.expectation_weight * expectation
+        asked = {"logits_to_keep": labels.shape[1], "output_hidden_states": motions is not None}
+        outputs = model(**inputs, use_cache=False, **asked)
+        losses = {"text": text_loss(outputs.logits, labels)}
+        losses["level"], losses["expectation"] = score_losses(
+            outputs.logits, slots, levels, mos, self.level_ids
         )
         metrics = self._metrics["train" if model.training else "eval"]
-        for name, value in (("text", text), ("level", level), ("expectation", expectation)):
+        if motions is not None:
+            states = outputs.hidden_states[self.arguments.motion_layer][visual]
+            bare = self.accelerator.unwrap_model(model)
+            losses["motion"], right = motion_loss(bare, states, motions, self.motion_ids)
+            metrics["motion_right"].append(right.item())
+        loss = sum(getattr(self.arguments, f"{name}_weight") * value for name, value in losses.items())
+        for name, value in losses.items():
             metrics[f"loss_{name}"].append(value.item())
         # The slots of a reasoned answer follow the true reasons and are easy; these have to look at the clip.
-        count = len(DIMENSIONS)
         direct = torch.full((len(labels),), self.arguments.paired_answers, device=labels.device)
         direct = direct | (labels == IGNORED).all(dim=1)
         with torch.no_grad():
-            for k, dimension in enumerate(DIMENSIONS):
-                chosen = (
-                    slots[direct, k - count, None],
-                    levels[direct, k - count, None],
-                    mos[direct, k - count, None],
-                )
+            for k, dimension in enumerate(DIMENSIONS, start=-len(DIMENSIONS)):
+                chosen = slots[direct, k, None], levels[direct, k, None], mos[direct, k, None]
                 if chosen[1].any():
                     alone = score_losses(outputs.logits[direct], *chosen, self.level_ids)
                     metrics[f"direct_{dimension}"].append(alone[1].item())
         return (loss, outputs) if return_outputs else loss
+
+
+def world_mix(arguments: RewardArguments) -> WorldMix:
+    """The clips of the world that a run takes."""
+    return WorldMix(**{name.name: getattr(arguments, name.name) for name in fields(WorldMix)})
 
 
 OPTIONS = (RewardArguments, FramePlan, SFTConfig, ModelConfig)
@@ -155,16 +168,9 @@ def make_dataset(
     arguments: RewardArguments, n: int, seed: int, processor: QSaveProcessor, plan: FramePlan
 ) -> Dataset:
     """Rows made when they are asked for: nothing is decoded or rendered ahead of time."""
-    source = open_clips(
-        arguments.data,
-        plan,
-        varied_share=arguments.varied_share,
-        mismatched_share=arguments.mismatched_share,
-        films=arguments.films,
-        films_share=arguments.films_share,
-        sought=arguments.sought,
-        sought_share=arguments.sought_share,
-    )
+    mix = world_mix(arguments)
+    source = open_clips(arguments.data, plan, mix=mix, mismatched_share=arguments.mismatched_share)
+    plan_of = world_plans(arguments.data, mix) if arguments.motion_weight else None
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         made = []
@@ -175,7 +181,11 @@ def make_dataset(
             modes: list[Mode] = ["reasoned" if reasoned else "direct"]
             if arguments.paired_answers:
                 modes = ["reasoned", "direct"]
-            made.append(sft_row(clip, record, processor, plan, modes))
+            row = sft_row(clip, record, processor, plan, modes)
+            if plan_of is not None:
+                grids = [tuple(side // plan.token_side for side in pair.shape[1:3]) for pair in row["images"]]
+                row["motions"] = motion_labels(plan_of(index), len(clip.times), grids)
+            made.append(row)
         return {key: [row[key] for row in made] for key in made[0]}
 
     return Dataset.from_dict({"index": list(range(n))}).with_transform(rows)
@@ -185,6 +195,8 @@ def main() -> None:
     arguments, plan, config, model_config = parse_options(sys.argv[1:], *OPTIONS)
     if arguments.muon and config.deepspeed:
         raise ConfigError("muon works without DeepSpeed only; leave out one of the two")
+    if arguments.motion_weight and (config.deepspeed or not arguments.data.startswith("world:")):
+        raise ConfigError("motion_weight is for clips of the rendered world, without DeepSpeed")
     config.remove_unused_columns = False
     config.dataset_kwargs = {"skip_prepare_dataset": True}
     output = Path(config.output_dir)
@@ -197,12 +209,13 @@ def main() -> None:
     save_options(output, config, model_config, plan, arguments)
 
     n = rows_needed(config)
+    collator = MotionCollator if arguments.motion_weight else SFTCollator
     trainer = RewardSFTTrainer(
         model=model,
         args=config,
         arguments=arguments,
         train_dataset=make_dataset(arguments, n, config.seed, processor, plan),
-        data_collator=SFTCollator(processor, arguments.repeat_shapes),
+        data_collator=collator(processor, arguments.repeat_shapes),
         processing_class=processor,
         peft_config=get_peft_config(model_config),
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qsave_reward.world import WorldPlan
 from qsave_reward.world.render import Track
-from qsave_reward.world.scene import COLORS, SHAPES, Group
+from qsave_reward.world.scene import COLORS, MOTIONS, SHAPES, Group
 from qsave_reward.world.shapes import STEPS, depth, outline
 from qsave_reward.world.stream import plan_tracks
 
@@ -38,6 +38,7 @@ class TokenTargets:
     Attributes:
         color: int64 [tokens], index into `COLOR_NAMES`, or `NOTHING` where no object is.
         shape: int64 [tokens], index into `SHAPE_NAMES`, or `NOTHING`.
+        motion: int64 [tokens], index into `MOTIONS`, or `NOTHING`.
         numbers: float32 [tokens, len(NUMBERS)]; zeros where no object is.
         outline: float32 [tokens, RAYS + 3], of the first frame, in radii: how far the object's outline is
             from its center in directions clockwise from up, then radius and place (x, y) of its hole.
@@ -47,6 +48,7 @@ class TokenTargets:
 
     color: torch.Tensor
     shape: torch.Tensor
+    motion: torch.Tensor
     numbers: torch.Tensor
     outline: torch.Tensor
     mask: torch.Tensor
@@ -81,6 +83,7 @@ def _label(
     points = (places[:, None] - 0.5 + _middles(FINE, FINE) / FINE) / scale
     color = np.full((len(chunks), len(places)), NOTHING)
     shape = np.full((len(chunks), len(places)), NOTHING)
+    motion = np.full((len(chunks), len(places)), NOTHING)
     numbers = np.zeros((len(chunks), len(places), len(NUMBERS)), np.float32)
     outlines = np.zeros((len(chunks), len(places), RAYS + 3), np.float32)
     mask = np.zeros((len(chunks), len(places), 2 * FINE**2), np.float32)
@@ -96,12 +99,13 @@ def _label(
         change = np.broadcast_to(change[:, None], (*color.shape, 3))
         color[inside] = COLOR_NAMES.index(group.color)
         shape[inside] = SHAPE_NAMES.index(group.shape)
+        motion[inside] = MOTIONS.index(group.motion)
         numbers[inside] = np.concatenate([offsets, radius, change], axis=-1)[inside]
         told = _outline(group, track.angle[pairs[:, 0]])
         outlines[inside] = np.broadcast_to(told[:, None], outlines.shape)[inside]
         covered = np.concatenate([_covered(group, track, pairs[:, k], points) for k in (0, 1)], axis=-1)
         mask[visible] = np.maximum(mask, covered)[visible]
-    return zip(color, shape, numbers, outlines, mask, strict=True)
+    return zip(color, shape, motion, numbers, outlines, mask, strict=True)
 
 
 def _middles(columns: int, rows: int) -> Floats:

@@ -1,0 +1,103 @@
+"""Visual tokens that say how their object moves: labels, their order in a batch, and the loss by hand."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from qsave_reward.errors import ConfigError
+from qsave_reward.slowfast import FramePlan
+from qsave_reward.supervision import sft_row
+from qsave_reward.video import Sampling, read_clip
+from qsave_reward.world import WorldConfig, render_plan, world_plan
+from qsave_reward.world.scene import MOTIONS
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
+from spoken_motion import MotionCollator, motion_ids, motion_labels, motion_loss
+from token_targets import NOTHING, token_targets
+
+PLAN = FramePlan(max_frames=16, token_budget=128, max_slow_tokens=16, fast_share=0.5625, token_side=32)
+GRIDS = [(4, 4), *[(3, 3)] * 6, (4, 4)]
+HALF = 16 + 3 * 9
+
+
+def one_object(motion):
+    """A clean clip of one object that moves so."""
+    plans = (world_plan("train", index, config=WorldConfig(clean=True)) for index in range(2000))
+    return next(p for p in plans if [(g.motion, g.count) for g in p.shown.groups] == [(motion, 1)])
+
+
+@pytest.mark.parametrize("motion", ["left", "orbit", "still"])
+def test_tokens_of_the_second_half_name_the_motion_where_the_object_is(motion):
+    plan = one_object(motion)
+    labels = motion_labels(plan, 16, GRIDS)
+    there = token_targets(plan, GRIDS).color != NOTHING
+    assert (labels[:HALF] == NOTHING).all() and there[:HALF].any()
+    assert torch.equal(labels[HALF:] != NOTHING, there[HALF:])
+    assert set(labels[HALF:][there[HALF:]].tolist()) == {MOTIONS.index(motion)}
+
+
+def test_nothing_is_asked_where_frames_were_left_out():
+    plan = world_plan("train", 0, config=WorldConfig(num_frames=24))
+    for frames, grids in ((16, GRIDS), (24, GRIDS), (16, GRIDS[:7])):
+        labels = motion_labels(plan, frames, grids)
+        assert labels.shape == (sum(rows * columns for rows, columns in grids),)
+        assert (labels == NOTHING).all()
+
+
+def test_each_motion_has_a_word_of_its_own(processor):
+    words = [processor.tokenizer.decode([one]).strip() for one in motion_ids(processor.tokenizer)]
+    assert dict(zip(MOTIONS, words, strict=True)) == {
+        **{name: name for name in ("left", "right", "up", "down", "still")},
+        **{name: f"{name}s" for name in ("grow", "shrink", "rotate", "bounce", "swing")},
+        **{"orbit": "loops", "appear": "appears", "disappear": "disappears"},
+    }
+
+
+def test_words_that_begin_alike_are_refused():
+    with pytest.raises(ConfigError, match="begin differently"):
+        motion_ids(lambda text: {"input_ids": list(text.encode())})
+
+
+@pytest.mark.parametrize("repeat_shapes", [False, True])
+def test_labels_of_a_batch_are_in_the_order_of_its_visual_tokens(processor, repeat_shapes):
+    rows = []
+    for index, marker in ((0, 3), (1, 7)):
+        item = render_plan(world_plan("train", index))
+        clip = read_clip(item.frames, Sampling(max_frames=16), times=item.times.tolist())
+        row = sft_row(clip, item.record, processor, PLAN, ["reasoned", "direct"])
+        tokens = sum(pair.shape[1] * pair.shape[2] // 32**2 for pair in row["images"])
+        rows.append({**row, "motions": torch.arange(tokens) % 2 * marker})
+    batch = MotionCollator(processor, repeat_shapes)(rows)
+    visual = batch["input_ids"] == processor.image_token_id
+    laid = torch.full(visual.shape, -5)
+    laid[visual] = batch["motions"]
+    for row, line in zip(rows, laid, strict=False):
+        assert torch.equal(line[line != -5], row["motions"])
+    assert len(laid) == 2 + repeat_shapes and (laid[2:][visual[2:]] == NOTHING).all()
+
+
+def test_loss_by_hand(tiny):
+    ids = motion_ids(tiny.processor.tokenizer)
+    states = torch.randn(6, 192, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([NOTHING, 0, 5, NOTHING, 12, 5])
+    with torch.no_grad():
+        loss, right = motion_loss(tiny.model, states, labels, ids)
+    x = states.double().numpy()
+    norm = tiny.model.model.language_model.norm
+    x = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-6) * norm.weight.detach().double().numpy()
+    logits = x @ tiny.model.model.language_model.embed_tokens.weight.detach().double().numpy()[ids].T
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    known = [(1, 0), (2, 5), (4, 12), (5, 5)]
+    assert loss.item() == pytest.approx(-np.mean([np.log(chances[k, word]) for k, word in known]), rel=1e-4)
+    assert right.item() == pytest.approx(np.mean([chances[k].argmax() == word for k, word in known]))
+
+
+def test_nothing_to_say_costs_nothing(tiny):
+    ids = motion_ids(tiny.processor.tokenizer)
+    states = torch.randn(3, 192, requires_grad=True)
+    loss, right = motion_loss(tiny.model, states, torch.full((3,), NOTHING), ids)
+    loss.backward()
+    assert loss.item() == right.item() == 0 and (states.grad == 0).all()
