@@ -83,6 +83,7 @@ class CheckpointScorer:
                 code="not_a_checkpoint",
             )
         device, dtype = _place(device, dtype)
+        _settle_math()
         model, processor = cls._load(directory, device=device, dtype=dtype)
         return cls(model, processor, metadata, name=str(name), batch_size=batch_size)
 
@@ -193,6 +194,19 @@ def refuse_other_weights(directory: Path, names: Sequence[str], *, what: str) ->
             f"{directory} {what} {len(names)} weights, such as {min(names)}; it is damaged or not of "
             "the architecture that its config.json names"
         )
+
+
+def _settle_math() -> None:
+    """Call functions that networks use once with a single number, on this thread.
+
+    MKL chooses the kernel of a function in its first call. When that call runs on several threads, one of
+    them may get a far coarser kernel, that time only (pytorch issue 188792): on a busy CPU, scores of the
+    first batch of a process were now and then off by 1e-4.
+    """
+    for dtype in (torch.float32, torch.float64):
+        one = torch.ones(1, dtype=dtype)
+        for function in (torch.cos, torch.sin, torch.exp, torch.log, torch.sqrt, torch.erf, torch.tanh):
+            function(one)
 
 
 def _place(device: str | torch.device | None, dtype: torch.dtype | None) -> tuple[torch.device, torch.dtype]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import WEIGHTS
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import Qwen3VLForConditionalGeneration
 
 from qsave_reward.errors import ConfigError, QSaveError, VideoError
@@ -147,6 +148,28 @@ def test_lists_of_different_length(tiny):
 
 def test_nothing_to_score(tiny):
     assert tiny.score_batch([], []) == []
+
+
+class FirstCalls(TorchDispatchMode):
+    """Remembers how many numbers each function was first called with."""
+
+    def __init__(self):
+        super().__init__()
+        self.numbers = {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if args and isinstance(args[0], torch.Tensor):
+            self.numbers.setdefault((function.overloadpacket.__name__, args[0].dtype), args[0].numel())
+        return function(*args, **(kwargs or {}))
+
+
+def test_functions_are_called_small_before_they_are_called_large(items):
+    """Their first call chooses their kernel, and must not do so on several threads (pytorch issue 188792)."""
+    with FirstCalls() as first:
+        model = RewardModel.from_pretrained("tiny", device="cpu")
+        model.score(*items[0])
+    for name in ("cos", "sin", "exp"):
+        assert first.numbers[name, torch.float32] == 1
 
 
 @pytest.mark.parametrize("name", ["no-such-model", "someone/no-such-model", "/no/such/dir", "", "a/b/c/d"])
