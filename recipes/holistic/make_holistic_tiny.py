@@ -19,7 +19,7 @@ from qsave_reward.holistic.network import HolisticModel
 
 
 def tiny_config(vocabulary: int, branches: list[str]) -> HolisticConfig:
-    """Sizes for clips of the world; 5.4 M weights with all branches; `qsave-tiny` has 5.7 M."""
+    """Sizes for clips of the world; 5.4 M weights with all branches; `qsave-tiny` has 6.6 M."""
     return HolisticConfig(
         text_config={
             "model_type": "llama",
