@@ -200,8 +200,8 @@ def _settle_math() -> None:
     """Call functions that networks use once with a single number, on this thread.
 
     MKL chooses the kernel of a function in its first call. When that call runs on several threads, one of
-    them may get a far coarser kernel, that time only (pytorch issue 188792): on a busy CPU, scores of the
-    first batch of a process were now and then off by 1e-4.
+    them may get a far coarser kernel, that time only (pytorch issue 188792). On a busy CPU, scores of the
+    first batch of a process were now and then off by 4e-5, most likely for that reason.
     """
     for dtype in (torch.float32, torch.float64):
         one = torch.ones(1, dtype=dtype)
