@@ -1,4 +1,4 @@
-"""Visual tokens that say how their object moves: labels, their order in a batch, and the loss by hand."""
+"""Tokens that say how objects move: labels, their places in a batch, and the loss by hand."""
 
 import sys
 from pathlib import Path
@@ -12,10 +12,11 @@ from qsave_reward.slowfast import FramePlan
 from qsave_reward.supervision import sft_row
 from qsave_reward.video import Sampling, read_clip
 from qsave_reward.world import WorldConfig, render_plan, world_plan
+from qsave_reward.world.phrasing import VERBS
 from qsave_reward.world.scene import MOTIONS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
-from spoken_motion import MotionCollator, motion_ids, motion_labels, motion_loss
+from spoken_motion import MotionCollator, motion_ids, motion_labels, motion_loss, verb_labels
 from token_targets import NOTHING, token_targets
 
 PLAN = FramePlan(max_frames=16, token_budget=128, max_slow_tokens=16, fast_share=0.5625, token_side=32)
@@ -61,22 +62,79 @@ def test_words_that_begin_alike_are_refused():
         motion_ids(lambda text: {"input_ids": list(text.encode())})
 
 
+def verbs_of(plan):
+    """What each labelled verb ends with, and what it is to say."""
+    return [(plan.prompt[: end + 1], MOTIONS[label]) for end, label in verb_labels(plan, plan.prompt)]
+
+
+def test_each_verb_says_what_its_own_object_does():
+    seen, altered = set(), 0
+    for index in range(600):
+        plan = world_plan("train", index)
+        said = verbs_of(plan)
+        if len(plan.shown.groups) < len(plan.scene.groups):
+            assert said == []
+            continue
+        alike = len({g.motion for g in plan.scene.groups}) == 1
+        assert len(said) == len(plan.scene.groups) or (alike and len(said) < 2)
+        if len(said) == len(plan.scene.groups):
+            for (text, motion), meant, shown in zip(said, plan.scene.groups, plan.shown.groups, strict=True):
+                form = max((f for pair in VERBS[meant.motion] for f in pair if text.endswith(f)), key=len)
+                # Nothing of the phrase is left, and its object is the last that was named before it.
+                assert not any(
+                    plan.prompt.startswith(f"{text[: -len(form)]}{f}") for f in longer(meant.motion, form)
+                )
+                nouns = [text.rfind(f"{g.color} {g.shape}") for g in plan.scene.groups]
+                assert len(said) == 1 or nouns.index(max(nouns)) == plan.scene.groups.index(meant)
+                assert motion == shown.motion
+                seen.add(form)
+        altered += any(defect.label == "wrong motion" for defect in plan.defects) and bool(said)
+    assert altered > 20 and len(seen) > 50
+
+
+def longer(motion, form):
+    return [f for pair in VERBS[motion] for f in pair if f.startswith(form) and f != form]
+
+
+def test_a_verb_for_two_objects_is_asked_only_while_they_agree():
+    plans = [world_plan("train", index) for index in range(4000)]
+    shared = [p for p in plans if len(p.scene.groups) > len(verb_labels(p, p.prompt))]
+    shared = [p for p in shared if len(p.shown.groups) == len(p.scene.groups)]
+    agree = [p for p in shared if len({g.motion for g in p.shown.groups}) == 1]
+    assert len(agree) > 5 and len(shared) > len(agree)
+    assert all(len(verbs_of(p)) == (p in agree) for p in shared)
+
+
+def test_verbs_of_another_clips_prompt_say_nothing():
+    plan = world_plan("train", 0)
+    assert verb_labels(plan, plan.prompt) and verb_labels(plan, world_plan("train", 1).prompt) == []
+
+
 @pytest.mark.parametrize("repeat_shapes", [False, True])
-def test_labels_of_a_batch_are_in_the_order_of_its_visual_tokens(processor, repeat_shapes):
+def test_labels_of_a_batch_stand_at_its_visual_tokens_and_at_its_verbs(processor, repeat_shapes):
     rows = []
     for index, marker in ((0, 3), (1, 7)):
-        item = render_plan(world_plan("train", index))
+        plan = world_plan("train", index)
+        item = render_plan(plan)
         clip = read_clip(item.frames, Sampling(max_frames=16), times=item.times.tolist())
         row = sft_row(clip, item.record, processor, PLAN, ["reasoned", "direct"])
         tokens = sum(pair.shape[1] * pair.shape[2] // 32**2 for pair in row["images"])
-        rows.append({**row, "motions": torch.arange(tokens) % 2 * marker})
+        verbs = [(end, 20 + k) for k, (end, _) in enumerate(verb_labels(plan, plan.prompt))]
+        rows.append(
+            {**row, "motions": torch.arange(tokens) % 2 * marker, "verbs": verbs, "prompt": plan.prompt}
+        )
     batch = MotionCollator(processor, repeat_shapes)(rows)
-    visual = batch["input_ids"] == processor.image_token_id
-    laid = torch.full(visual.shape, -5)
-    laid[visual] = batch["motions"]
-    for row, line in zip(rows, laid, strict=False):
-        assert torch.equal(line[line != -5], row["motions"])
-    assert len(laid) == 2 + repeat_shapes and (laid[2:][visual[2:]] == NOTHING).all()
+    ids, motions = batch["input_ids"], batch["motions"]
+    visual = ids == processor.image_token_id
+    assert motions.shape == ids.shape and len(motions) == 2 + repeat_shapes
+    assert (motions[2:] == NOTHING).all()
+    for row, line, mask, said in zip(rows, ids, visual, motions, strict=False):
+        assert torch.equal(said[mask], row["motions"])
+        asked = ((said != NOTHING) & ~mask).nonzero().flatten().tolist()
+        assert said[asked].tolist() == [20 + k for k in range(len(row["verbs"]))]
+        for place, (end, _) in zip(asked, row["verbs"], strict=True):
+            before = processor.tokenizer.decode(line[: place + 1])
+            assert before.split("Prompt: ")[-1] == row["prompt"][: end + 1]
 
 
 def test_loss_by_hand(tiny):

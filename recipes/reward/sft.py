@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from clips import WorldMix, open_clips, world_plans
 from datasets import Dataset
-from spoken_motion import MotionCollator, motion_ids, motion_labels, motion_loss
+from spoken_motion import MotionCollator, motion_ids, motion_labels, motion_loss, verb_labels
 from training import (
     last_finished_checkpoint,
     load_model,
@@ -92,6 +92,11 @@ class RewardArguments:
         },
     )
     motion_layer: int = field(default=2, metadata={"help": "with motion_weight: after so many layers"})
+    verb_weight: float = field(
+        default=0.0,
+        metadata={"help": "with motion_weight: weight of the prompt's verbs saying what their object does"},
+    )
+    verb_layer: int = field(default=4, metadata={"help": "with verb_weight: after so many layers"})
     films: str | None = field(
         default=None, metadata={"help": "world data: folder of real clips to use as backgrounds of some"}
     )
@@ -137,10 +142,13 @@ class RewardSFTTrainer(SFTTrainer):
         )
         metrics = self._metrics["train" if model.training else "eval"]
         if motions is not None:
-            states = outputs.hidden_states[self.arguments.motion_layer][visual]
             bare = self.accelerator.unwrap_model(model)
-            losses["motion"], right = motion_loss(bare, states, motions, self.motion_ids)
-            metrics["motion_right"].append(right.item())
+            layers = {"motion": (self.arguments.motion_layer, visual)}
+            layers["verb"] = (self.arguments.verb_layer, ~visual)
+            for name, (layer, where) in layers.items():
+                said = outputs.hidden_states[layer][where], motions[where]
+                losses[name], right = motion_loss(bare, *said, self.motion_ids)
+                metrics[f"{name}_right"].append(right.item())
         loss = sum(getattr(self.arguments, f"{name}_weight") * value for name, value in losses.items())
         for name, value in losses.items():
             metrics[f"loss_{name}"].append(value.item())
@@ -158,7 +166,7 @@ class RewardSFTTrainer(SFTTrainer):
 
 def world_mix(arguments: RewardArguments) -> WorldMix:
     """The clips of the world that a run takes."""
-    return WorldMix(**{name.name: getattr(arguments, name.name) for name in fields(WorldMix)})
+    return WorldMix(**{option.name: getattr(arguments, option.name) for option in fields(WorldMix)})
 
 
 OPTIONS = (RewardArguments, FramePlan, SFTConfig, ModelConfig)
@@ -184,7 +192,9 @@ def make_dataset(
             row = sft_row(clip, record, processor, plan, modes)
             if plan_of is not None:
                 grids = [tuple(side // plan.token_side for side in pair.shape[1:3]) for pair in row["images"]]
-                row["motions"] = motion_labels(plan_of(index), len(clip.times), grids)
+                planned = plan_of(index)
+                row["motions"] = motion_labels(planned, len(clip.times), grids)
+                row["verbs"] = verb_labels(planned, record.prompt)
             made.append(row)
         return {key: [row[key] for row in made] for key in made[0]}
 
@@ -196,7 +206,10 @@ def main() -> None:
     if arguments.muon and config.deepspeed:
         raise ConfigError("muon works without DeepSpeed only; leave out one of the two")
     if arguments.motion_weight and (config.deepspeed or not arguments.data.startswith("world:")):
-        raise ConfigError("motion_weight is for clips of the rendered world, without DeepSpeed")
+        raise ConfigError(
+            f"motion_weight works with clips of the rendered world and without DeepSpeed, got data "
+            f"{arguments.data!r}, deepspeed {config.deepspeed!r}: set motion_weight to 0 (--motion_weight 0)"
+        )
     config.remove_unused_columns = False
     config.dataset_kwargs = {"skip_prepare_dataset": True}
     output = Path(config.output_dir)
