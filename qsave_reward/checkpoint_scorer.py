@@ -25,8 +25,9 @@ Card = VideoScore | QSaveError
 class CheckpointScorer:
     """A `Scorer` around a model; `RewardModel` and `HolisticScorer` are the two kinds.
 
-    A subclass says how it is loaded (`_load`), how a clip is made ready (`_prepare`), and how a batch of
-    those, which is never empty, is judged: `_direct`, `_reasoned`, `_explained`.
+    A subclass says how it is loaded (`_load`: model and processor of a directory), how a clip is made ready
+    (`_prepare`), and how a batch of those, which is never empty, is judged: `_direct`, `_reasoned`,
+    `_explained`.
 
     Attributes:
         model: in eval mode.
@@ -38,6 +39,7 @@ class CheckpointScorer:
     """
 
     holistic: ClassVar[bool]
+    _load: Callable[..., tuple[Any, Any]]
     _prepare: Callable[[Any, str], Any]
     _direct: Callable[[list[Any]], Sequence[Card]]
     _reasoned: Callable[[list[Any]], Sequence[Card]]
@@ -86,11 +88,6 @@ class CheckpointScorer:
         _settle_math()
         model, processor = cls._load(directory, device=device, dtype=dtype)
         return cls(model, processor, metadata, name=str(name), batch_size=batch_size)
-
-    @staticmethod
-    def _load(directory: Path, *, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
-        """Model and processor of a checkpoint."""
-        raise NotImplementedError
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as name, device, dtype and batch size; the other side loads the weights anew."""

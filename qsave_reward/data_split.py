@@ -34,7 +34,7 @@ def split_file(path: FilePath, out: FilePath, shares: Mapping[str, float], *, se
     """Write `NAME.jsonl` in the folder `out` for each part, with the clips that `data.part_of` puts there.
 
     Lines keep their order and all their fields; a path that is relative to the old file is made relative to
-    the new one. All files are replaced together, or none.
+    the new one. None is replaced before all are written.
 
     Args:
         path: JSONL or Parquet, as `read_clip_list` takes it.

@@ -33,9 +33,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeAlias
 from qsave_reward.clip_list import ClipList
 from qsave_reward.data import make_folder, write_lines
 from qsave_reward.errors import ConfigError, QSaveError
+from qsave_reward.logged_scoring import score_unknown
 from qsave_reward.paths import rebased_path
 from qsave_reward.score_log import LoggedClip, ScoreLog, open_log
-from qsave_reward.scoring import Job, file_stamp, score_jobs
+from qsave_reward.scoring import Job, file_stamp
 from qsave_reward.selection import REASONS, Candidate, Pair, Selection, pair_up, reject, values
 from qsave_reward.tables import FilePath, fresh_file
 from qsave_reward.types import DIMENSIONS, VideoScore
@@ -205,15 +206,10 @@ def _score(
     """The clips with their scores, in batches; those that the log does not know are scored."""
     prompts: dict[str, int] = {}
     for batch in _batches(clips, out, batch_size):
-        new = [(job, state) for job, state in batch if log.find(state) is None]
-        jobs = [job for job, _ in new]
-        done = score_jobs(model, jobs, batch_size=batch_size, explain=False, reading={})
-        log.append([state for _, state in new], [scored.result for scored in done])
-        found = [(state.prompt, log.find(state)) for _, state in batch]
+        scores = score_unknown(model, batch, log)
         yield [
-            Candidate(prompts.setdefault(prompt, len(prompts)), *score)
-            for prompt, score in found
-            if score is not None
+            Candidate(prompts.setdefault(state.prompt, len(prompts)), *score)
+            for (_, state), score in zip(batch, scores, strict=True)
         ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qsave_reward.score_log import LoggedClip, LoggedScore, open_log
+from qsave_reward.score_log import LoggedClip, LoggedScore, ScoreLog, open_log
 from qsave_reward.scoring import Job, file_stamp, score_jobs
 
 if TYPE_CHECKING:
@@ -43,14 +43,19 @@ def score_with_log(
                 LoggedClip(start + k, job.name, job.prompt, *file_stamp(job.path))
                 for k, job in enumerate(batch)
             ]
-            new = [k for k, state in enumerate(states) if known.find(state) is None]
-            done = score_jobs(
-                model, [batch[k] for k in new], batch_size=batch_size, explain=False, reading={}
-            )
-            known.append([states[k] for k in new], [scored.result for scored in done])
-            for state in states:
-                found = known.find(state)
-                assert found is not None
-                scores.append(found)
+            scores += score_unknown(model, list(zip(batch, states, strict=True)), known)
             progress(len(batch))
     return scores
+
+
+def score_unknown(
+    model: CheckpointScorer, batch: Sequence[tuple[Job, LoggedClip]], log: ScoreLog
+) -> list[LoggedScore]:
+    """Score those of a batch that a log does not know, and add them to it: means or the error of each."""
+    new = [(job, state) for job, state in batch if log.find(state) is None]
+    jobs = [job for job, _ in new]
+    done = score_jobs(model, jobs, batch_size=len(batch), explain=False, reading={})
+    log.append([state for _, state in new], [scored.result for scored in done])
+    found = [log.find(state) for _, state in batch]
+    assert all(score is not None for score in found), "all were known or just added"
+    return [score for score in found if score is not None]

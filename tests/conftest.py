@@ -23,6 +23,23 @@ def tiny():
     return RewardModel.from_pretrained("tiny", device="cpu")
 
 
+@pytest.fixture
+def tiny_by_twos(tiny):
+    """The bundled model, two clips a batch."""
+    from qsave_reward.model import RewardModel
+
+    return RewardModel(tiny.model, tiny.processor, tiny.metadata, name="tiny", batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Threads gain nothing at these sizes, and wait for one another on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def processor():
     from qsave_reward.processor import QSaveProcessor

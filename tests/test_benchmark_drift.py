@@ -31,20 +31,7 @@ from qsave_reward.speed.precisions import other_precisions, quantized, reloaded
 from qsave_reward.speed.workload import Workload
 from qsave_reward.types import DIMENSIONS
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Threads gain nothing at these sizes, and wait for one another on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def model(tiny) -> RewardModel:
-    """The bundled model, two clips a batch."""
-    return RewardModel(tiny.model, tiny.processor, tiny.metadata, name="tiny", batch_size=2)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_clips_are_of_many_shapes_and_always_the_same(tiny) -> None:
@@ -151,30 +138,34 @@ def test_the_limit(by, holds) -> None:
     assert (found.worst.dimension, found.tolerance) == ("visual_quality", 1e-3)
 
 
-def test_scores_of_the_model_do_not_depend_on_the_batch(model) -> None:
+def test_scores_of_the_model_do_not_depend_on_the_batch(tiny_by_twos) -> None:
     work = mixed(range(4))
-    assert np.ptp(mean_scores(model, work), axis=0).min() > 0.1  # a mixed-up clip would be seen
-    model.batch_size = 3
-    found = invariance(model, work, sizes=(3,))
+    assert np.ptp(mean_scores(tiny_by_twos, work), axis=0).min() > 0.1  # a mixed-up clip would be seen
+    tiny_by_twos.batch_size = 3
+    found = invariance(tiny_by_twos, work, sizes=(3,))
     assert found.holds and found.max_difference < 1e-4 and found.comparisons == 3 * 6
 
 
-def test_other_number_types_leave_the_model_alone(model) -> None:
+def test_other_number_types_leave_the_model_alone(tiny_by_twos) -> None:
     work = mixed(range(3))
-    before = mean_scores(model, work)
-    small = quantized(model)
+    before = mean_scores(tiny_by_twos, work)
+    small = quantized(tiny_by_twos)
     assert small.batch_size == 2 and isinstance(small, RewardModel)
-    half = reloaded(model, torch.bfloat16)
-    assert half.model.dtype == torch.bfloat16 and half.batch_size == 2 and half.provenance == model.provenance
+    half = reloaded(tiny_by_twos, torch.bfloat16)
+    assert (
+        half.model.dtype == torch.bfloat16
+        and half.batch_size == 2
+        and half.provenance == tiny_by_twos.provenance
+    )
     linear = [name for name, part in small.model.named_modules() if type(part) is torch.nn.Linear]
     assert linear == ["lm_head"]
     assert small.model.model.language_model.layers[0].mlp.up_proj.weight().dtype == torch.qint8
     moved = np.abs(mean_scores(small, work) - before)
     assert 1e-4 < moved.max() < 0.5
-    assert np.array_equal(mean_scores(model, work), before)
+    assert np.array_equal(mean_scores(tiny_by_twos, work), before)
 
 
-def test_a_precision_that_does_not_work_is_skipped_with_its_reason(model, monkeypatch) -> None:
+def test_a_precision_that_does_not_work_is_skipped_with_its_reason(tiny_by_twos, monkeypatch) -> None:
     sample = mixed(range(1))
 
     def broken(scorer):
@@ -184,21 +175,23 @@ def test_a_precision_that_does_not_work_is_skipped_with_its_reason(model, monkey
 
     monkeypatch.setattr(precisions, "reloaded", lambda scorer, dtype: scorer)
     monkeypatch.setattr(precisions, "quantized", broken)
-    found, skipped = other_precisions(model, sample)
+    found, skipped = other_precisions(tiny_by_twos, sample)
     assert list(found) == ["bfloat16"]
     assert skipped == {"float16": "measured on CUDA only", "int8": "cannot score: no dtype"}
     monkeypatch.setattr(
         precisions, "quantized", lambda _: (_ for _ in ()).throw(RuntimeError("NoQEngine\nlong text"))
     )
-    found, skipped = other_precisions(model, sample)
+    found, skipped = other_precisions(tiny_by_twos, sample)
     assert list(found) == ["bfloat16"] and skipped["int8"] == "torch cannot quantize it: NoQEngine"
 
 
-def test_figures_of_a_precision(monkeypatch, model) -> None:
+def test_figures_of_a_precision(monkeypatch, tiny_by_twos) -> None:
     """Float32 takes 4 and 6 s, the other number type 2 and 2 s, for 2 clips."""
     exact = np.array([[1.0, 2.0, 3.0], [2.0, 3.0, 3.0]])
     other = np.array([[1.5, 2.0, 3.0], [2.0, 2.75, 3.0]])
-    slow = SimpleNamespace(model=model.model, batch_size=2, read=model.read, provenance=model.provenance)
+    slow = SimpleNamespace(
+        model=tiny_by_twos.model, batch_size=2, read=tiny_by_twos.read, provenance=tiny_by_twos.provenance
+    )
     clock = Time()
     run = {True: clock.work(0, 4, 6), False: clock.work(0, 2, 2)}
 
@@ -218,7 +211,7 @@ def test_figures_of_a_precision(monkeypatch, model) -> None:
     assert half.clips_per_s == 1.0 and found.clips_per_s == 2 / 5 and found.skipped == {"int8": "because"}
 
 
-def test_another_number_type_is_measured_from_float32(model, monkeypatch) -> None:
+def test_another_number_type_is_measured_from_float32(tiny_by_twos, monkeypatch) -> None:
     seen = []
 
     class Stop(Exception):
@@ -230,7 +223,9 @@ def test_another_number_type_is_measured_from_float32(model, monkeypatch) -> Non
 
     half = SimpleNamespace(model=SimpleNamespace(dtype=torch.bfloat16, device=torch.device("cpu")))
     half.batch_size = 2
-    monkeypatch.setattr(drift, "reloaded", lambda scorer, dtype: model if dtype == torch.float32 else None)
+    monkeypatch.setattr(
+        drift, "reloaded", lambda scorer, dtype: tiny_by_twos if dtype == torch.float32 else None
+    )
     monkeypatch.setattr(drift, "invariance", stop)
     with pytest.raises(Stop):
         bench_drift(half, clips=2)

@@ -29,19 +29,7 @@ from qsave_reward.video import write_clip
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Threads gain nothing at these sizes, and wait for one another on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def model(tiny) -> RewardModel:
-    """The bundled model, two clips a batch."""
-    return RewardModel(tiny.model, tiny.processor, tiny.metadata, name="tiny", batch_size=2)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +53,16 @@ def test_clips_of_mixed_lengths_are_beginnings_of_the_clips(work) -> None:
 
 
 @pytest.mark.parametrize("baseline", [padded, three_passes])
-def test_the_baselines_give_the_scores_of_the_normal_path(model, work, baseline) -> None:
+def test_the_baselines_give_the_scores_of_the_normal_path(tiny_by_twos, work, baseline) -> None:
     mixed = work.shortened()
-    expected = means(model, mixed)
+    expected = means(tiny_by_twos, mixed)
     assert np.ptp(expected, axis=0).min() > 0.1 and np.ptp(expected, axis=1).max() > 0.1  # can differ
-    assert np.abs(np.array(baseline(model, mixed)) - expected).max() < 1e-3
+    assert np.abs(np.array(baseline(tiny_by_twos, mixed)) - expected).max() < 1e-3
 
 
-def test_three_passes_run_the_whole_network_three_times(model, work) -> None:
-    with watched(model, clock=Time(), settle=lambda: None) as calls:
-        three_passes(model, work)
+def test_three_passes_run_the_whole_network_three_times(tiny_by_twos, work) -> None:
+    with watched(tiny_by_twos, clock=Time(), settle=lambda: None) as calls:
+        three_passes(tiny_by_twos, work)
     assert len(calls) == 3 * 3
     first, second, third = calls[:3]
     assert first.kwargs["input_ids"].shape[1] < second.kwargs["input_ids"].shape[1]
@@ -82,26 +70,26 @@ def test_three_passes_run_the_whole_network_three_times(model, work) -> None:
     assert all(call.kwargs["pixel_values"] is first.kwargs["pixel_values"] for call in calls[:3])
 
 
-def test_the_lower_bound_is_the_network_on_the_tensors_of_scoring(model, work, monkeypatch) -> None:
-    with watched(model, clock=Time(), settle=lambda: None) as calls:
-        means(model, work)
-    assert len(calls) == 3 and not model.model.model._forward_pre_hooks
-    monkeypatch.setattr(model.processor, "question", None)  # nothing is prepared
-    with watched(model, clock=Time(), settle=lambda: None) as again:
-        replay(model, calls)
+def test_the_lower_bound_is_the_network_on_the_tensors_of_scoring(tiny_by_twos, work, monkeypatch) -> None:
+    with watched(tiny_by_twos, clock=Time(), settle=lambda: None) as calls:
+        means(tiny_by_twos, work)
+    assert len(calls) == 3 and not tiny_by_twos.model.model._forward_pre_hooks
+    monkeypatch.setattr(tiny_by_twos.processor, "question", None)  # nothing is prepared
+    with watched(tiny_by_twos, clock=Time(), settle=lambda: None) as again:
+        replay(tiny_by_twos, calls)
     assert [call.kwargs.keys() for call in again] == [call.kwargs.keys() for call in calls]
     assert all(
         a.kwargs["pixel_values"] is b.kwargs["pixel_values"] for a, b in zip(again, calls, strict=True)
     )
 
 
-def test_stages_follow_the_clock(model, work, tmp_path) -> None:
+def test_stages_follow_the_clock(tiny_by_twos, work, tmp_path) -> None:
     files = [str(tmp_path / f"{i}.mp4") for i in range(5)]
     for file, clip in zip(files, work.clips, strict=True):
         write_clip(file, clip, fps=8)
     # Every look takes a second: before and after a stage that is timed alone, and in each of three batches at
     # the start, where the network begins, around its vision tower, at its end, at the end.
-    found = stage_seconds(model, work, files=files, clock=Time(step=1.0), settle=lambda: None)
+    found = stage_seconds(tiny_by_twos, work, files=files, clock=Time(step=1.0), settle=lambda: None)
     assert found == {"decode": 1, "plan": 1, "preprocess": 3 - 1, "vision": 3, "prefill": 6, "read_out": 3}
 
 
@@ -112,13 +100,13 @@ def test_the_peer_sees_every_frame_large(tiny, work) -> None:
     assert peer_plan(replace(plan, max_frames=16, token_budget=4096)).token_budget == 4096
 
 
-def test_the_peer_writes_and_its_text_is_parsed(model, work, monkeypatch) -> None:
+def test_the_peer_writes_and_its_text_is_parsed(tiny_by_twos, work, monkeypatch) -> None:
     from qsave_reward.speed import peer
 
     texts = []
     monkeypatch.setattr(peer, "read_answer", lambda text, n: texts.append(text) or read_answer(text, n))
     two = work.repeated(2)
-    answers = peer_style(model, two)
+    answers = peer_style(tiny_by_twos, two)
     for text, answer in zip(texts, answers, strict=True):
         assert text.count("<think>") == 1 and answer.tokens > 20
         line = text.rsplit("\n", 1)[-1].split("</think>")[-1]
@@ -127,19 +115,19 @@ def test_the_peer_writes_and_its_text_is_parsed(model, work, monkeypatch) -> Non
         assert [levels.index(word) + 1 for word in words] == [answer.levels[name] for name in DIMENSIONS]
     # A model that writes nonsense has no scores.
     monkeypatch.setattr(
-        model.model, "generate", lambda input_ids, **_: torch.cat([input_ids, input_ids[:, :3]], dim=1)
+        tiny_by_twos.model, "generate", lambda input_ids, **_: torch.cat([input_ids, input_ids[:, :3]], dim=1)
     )
-    failed = peer_style(model, two)
+    failed = peer_style(tiny_by_twos, two)
     assert failed == [PeerAnswer(None, 3)] * 2
     assert summary([*answers, *failed])["failed"] == 2
     assert summary([*failed, PeerAnswer(None, 9)]) == {"failed": 3, "tokens_per_answer": 5.0}
 
 
-def test_twice_the_clips_take_twice_the_operations(model, work) -> None:
+def test_twice_the_clips_take_twice_the_operations(tiny_by_twos, work) -> None:
     def operations(of) -> int:
-        with watched(model, clock=Time(), settle=lambda: None) as calls:
-            means(model, of)
-        return count_operations(lambda: replay(model, calls))
+        with watched(tiny_by_twos, clock=Time(), settle=lambda: None) as calls:
+            means(tiny_by_twos, of)
+        return count_operations(lambda: replay(tiny_by_twos, calls))
 
     pair = work.repeated(2)
     one, two = operations(pair), operations(pair.repeated(4))
@@ -156,10 +144,10 @@ def test_token_budgets_grow_fourfold(tiny) -> None:
     assert sum(visual_tokens(clips, tiny.frame_plan).values()) == totals[0]
 
 
-def test_scaling_and_its_picture(model, tmp_path, monkeypatch) -> None:
+def test_scaling_and_its_picture(tiny_by_twos, tmp_path, monkeypatch) -> None:
     from qsave_reward.speed.plot import write_plot
 
-    found = bench_scaling(model, clips=2, frames=8, size=128, rounds=1, most=4)
+    found = bench_scaling(tiny_by_twos, clips=2, frames=8, size=128, rounds=1, most=4)
     assert [point.size for point in found.clips.points] == [1, 2, 4]
     tokens = [point.size for point in found.tokens.points]
     assert 3 < tokens[-1] / tokens[0] <= 4 and found.of == 2
@@ -174,9 +162,9 @@ def test_scaling_and_its_picture(model, tmp_path, monkeypatch) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.svg"]
 
 
-def test_clips_too_small_to_grow(model) -> None:
+def test_clips_too_small_to_grow(tiny_by_twos) -> None:
     with pytest.raises(ConfigError, match="make them larger"):
-        bench_scaling(model, clips=1, frames=8, size=32, rounds=1)
+        bench_scaling(tiny_by_twos, clips=1, frames=8, size=32, rounds=1)
 
 
 @pytest.fixture

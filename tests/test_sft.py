@@ -39,7 +39,7 @@ def command(base, out, *options):
     small = (
         "--max_steps 4 --save_steps 1 --save_total_limit 9 --per_device_train_batch_size 3 --warmup_steps 0 "
         "--logging_steps 1 --compile_blocks false --bf16 false --save_dtype float32 --report_to none "
-        "--dataloader_num_workers 0"
+        "--dataloader_num_workers 0 --verb_layer 2"
     )
     return [
         *(sys.executable, RECIPES / "sft.py", "--config", config, "--model_name_or_path", base),
@@ -66,7 +66,7 @@ def test_every_weight_moves_and_every_loss_is_logged(base, trained):
     assert before.keys() == after.keys()
     still = [name for name in before if torch.equal(before[name], after[name].to(before[name].dtype))]
     assert not still
-    for name in ("loss_text", "loss_level", "loss_expectation", "loss_motion"):
+    for name in ("loss_text", "loss_level", "loss_expectation", "loss_motion", "loss_verb"):
         assert log.count(name) >= 4
 
 
@@ -123,9 +123,22 @@ def test_accumulated_batches_are_averaged(base, tmp_path):
     weights = yaml.safe_load((ROOT / "configs" / "reward" / "tiny" / "1_sft.yaml").read_text())
     parts = [
         weights[f"{name}_weight"] * found[f"loss_{name}"]
-        for name in ("text", "level", "expectation", "motion")
+        for name in ("text", "level", "expectation", "motion", "verb")
     ]
     assert found["loss"] == pytest.approx(sum(parts), rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--data", "rated.jsonl"), r"got data 'rated.jsonl', .*--motion_weight 0"),
+        (("--verb_layer", "3"), "verb_layer 3 must be at most the model's 2 layers"),
+    ],
+)
+def test_spoken_motion_that_cannot_be_is_refused_with_what_to_do(base, tmp_path, options, said):
+    log = run(base, tmp_path, *options, expect=1)
+    assert re.search(f"error: motion_(weight|layer) .*{said}", log) and "Traceback" not in log
+    assert not any(tmp_path.iterdir())
 
 
 def test_lora_is_merged_into_what_is_saved(base, tmp_path):

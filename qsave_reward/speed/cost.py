@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from qsave_reward.speed.resident import resident_mb
+
 _MATRIX = {"cpu": 1024}
 _LARGE_MATRIX = 8192
 _PRODUCTS = 8
@@ -58,6 +60,4 @@ def peak_mb(device: torch.device, work: Callable[[], Any]) -> float | None:
     except OSError:
         return None
     work()
-    status = Path("/proc/self/status").read_text()
-    kilobytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
-    return int(kilobytes) * 1024 / 1e6
+    return resident_mb("VmHWM")

@@ -216,6 +216,12 @@ def main() -> None:
     processor = QSaveProcessor.for_model(model_config.model_name_or_path)
     plan = replace(plan, token_side=processor.patch_size * processor.merge_size)
     model: Any = load_model(model_config, freeze_vision=arguments.freeze_vision)
+    layers = len(model.model.language_model.layers)
+    if arguments.motion_weight and max(arguments.motion_layer, arguments.verb_layer) > layers:
+        raise ConfigError(
+            f"motion_layer {arguments.motion_layer} and verb_layer {arguments.verb_layer} must be at most "
+            f"the model's {layers} layers"
+        )
     if arguments.compile_blocks:
         for block in (*model.model.visual.blocks, *model.model.language_model.layers):
             block.compile(dynamic=True)
