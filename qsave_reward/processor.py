@@ -72,7 +72,7 @@ def patchify(pair: torch.Tensor, patch_size: int, merge_size: int) -> torch.Tens
 
 def normalize(pixels: torch.Tensor) -> torch.Tensor:
     """uint8 values of any shape to float32 in [-1, 1], what the vision tower expects."""
-    return (pixels.float() - PIXEL_MEAN) / PIXEL_STD
+    return pixels.to(torch.float32, copy=True).sub_(PIXEL_MEAN).div_(PIXEL_STD)
 
 
 class QSaveProcessor(ProcessorMixin):

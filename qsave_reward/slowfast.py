@@ -124,10 +124,10 @@ def _choose_slow(frames: NDArray[np.uint8], plan: FramePlan) -> list[bool]:
         return [True] * len(frames)
     if plan.mode == "uniform":
         return [i % plan.slow_every == 0 for i in range(len(frames))]
-    patches = _hsv_patches(frames)
+    similar = patch_similarity(_hsv_patches(frames), plan.patch_similarity).tolist()
     slow, reference = [True], 0
-    for i in range(1, len(patches)):
-        changed = patch_similarity(patches[reference], patches[i], plan.patch_similarity) < plan.similarity
+    for i in range(1, len(similar)):
+        changed = similar[reference][i] < plan.similarity
         slow.append(changed)
         reference = i if changed else reference
     return slow
@@ -157,15 +157,21 @@ def _rgb_to_hsv(rgb: torch.Tensor) -> torch.Tensor:
     return torch.stack([hue, saturation, value], dim=1)
 
 
-def patch_similarity(first: torch.Tensor, second: torch.Tensor, threshold: float) -> float:
-    """Share of patches ([patches, values]) whose cosine exceeds `threshold`; black pairs are left out."""
-    seen = (first != 0).any(dim=1) & (second != 0).any(dim=1)
-    both_black = (first == 0).all(dim=1) & (second == 0).all(dim=1)
-    counted = int((~both_black).sum())
-    if counted == 0:
-        return 1.0
-    cosine = F.cosine_similarity(first[seen], second[seen], dim=1)
-    return float((cosine > threshold).sum()) / counted
+def patch_similarity(patches: torch.Tensor, threshold: float) -> torch.Tensor:
+    """For each two frames the share of patches whose cosine exceeds `threshold`; black pairs are left out.
+
+    Args:
+        patches: [frames, patches, values].
+        threshold: positive.
+
+    Returns:
+        [frames, frames], 0 to 1; 1 where all pairs are black.
+    """
+    unit = F.normalize(patches, dim=2).transpose(0, 1)  # what is black stays 0, and like nothing
+    similar = (unit @ unit.transpose(1, 2) > threshold).sum(dim=0)
+    black = (patches == 0).all(dim=2)
+    counted = (~(black[:, None] & black)).sum(dim=2)
+    return torch.where(counted > 0, similar / counted.clamp(min=1), 1.0)
 
 
 def fit_grid(height: int, width: int, tokens: int, token_side: int) -> tuple[int, int]:

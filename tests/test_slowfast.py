@@ -1,6 +1,7 @@
 """Which chunks are slow, how large they are, and when they are."""
 
 import colorsys
+import itertools
 import math
 
 import numpy as np
@@ -57,8 +58,20 @@ def test_patch_similarity_by_hand():
     first = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     second = torch.tensor([[1.0, 0.1], [0.0, 1.0], [0.0, 0.0], [1.0, 0.0]])
     # alike, unlike, both black (left out), one black (unlike)
-    assert patch_similarity(first, second, 0.7) == pytest.approx(1 / 3)
-    assert patch_similarity(first[2:3], second[2:3], 0.7) == 1.0
+    both = torch.stack([first, second])
+    # With itself a black patch is a black pair; `second` has one.
+    assert torch.allclose(patch_similarity(both, 0.7), torch.tensor([[1, 1 / 3], [1 / 3, 1]]))
+    assert (patch_similarity(both[:, 2:3], 0.7) == 1.0).all()
+
+
+def test_patch_similarity_of_every_two_frames():
+    rng = np.random.default_rng(0)
+    patches = rng.normal(size=(5, 40, 6)) * (rng.random((5, 40, 1)) < 0.7)
+    found = patch_similarity(torch.from_numpy(patches), 0.3)
+    for i, j in itertools.product(range(5), repeat=2):
+        pairs = [(a, b) for a, b in zip(patches[i], patches[j], strict=True) if a.any() or b.any()]
+        cosines = [a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in pairs if a.any() and b.any()]
+        assert found[i, j].item() == pytest.approx(sum(c > 0.3 for c in cosines) / len(pairs))
 
 
 @pytest.mark.parametrize(("n", "expected"), [(1, [0.0]), (3, [0.0625, 0.25]), (4, [0.0625, 0.3125])])
