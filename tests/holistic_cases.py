@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaConfig
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "holistic"))
 
@@ -21,9 +21,16 @@ from qsave_reward.slowfast import FramePlan
 
 def small_config(branches=BRANCHES, **changes: Any) -> HolisticConfig:
     """`holistic-tiny` with less of everything."""
-    own = tiny_config(len(AutoTokenizer.from_pretrained(BUNDLED["tiny"])), list(branches)).to_dict()
-    own["text_config"] |= {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2}
-    own["text_config"] |= {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 12}
+    language = LlamaConfig(
+        vocab_size=len(AutoTokenizer.from_pretrained(BUNDLED["tiny"])),
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        tie_word_embeddings=True,
+        initializer_range=0.06,
+    )
+    own = tiny_config(language, list(branches)).to_dict()
     own["vision_config"] |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
     own["vision_config"] |= {"num_attention_heads": 2, "image_size": 32}
     own["motion_config"] = {"width": 4, "fast_width": 2, "depths": [1, 1, 1, 1]}

@@ -70,8 +70,10 @@ def train(monkeypatch, base, output, *more):
     return load_file(output / "model.safetensors")
 
 
-def test_a_killed_run_ends_with_the_same_weights(monkeypatch, base, tmp_path):
-    whole = train(monkeypatch, base, tmp_path / "out", "--lora_rank", "0", "--train_semantic", "true")
+@pytest.mark.parametrize("muon", ["false", "true"])
+def test_a_killed_run_ends_with_the_same_weights(monkeypatch, base, tmp_path, muon):
+    all_of_it = ["--lora_rank", "0", "--train_semantic", "true", "--muon", muon]
+    whole = train(monkeypatch, base, tmp_path / "out", *all_of_it)
     start = load_file(base / "model.safetensors")
     assert start.keys() == whole.keys()
     counters = {name for name in start if "num_batches" in name}
@@ -80,7 +82,7 @@ def test_a_killed_run_ends_with_the_same_weights(monkeypatch, base, tmp_path):
     for name in ("checkpoint-4", "model.safetensors"):
         path = tmp_path / "out" / name
         path.unlink() if path.is_file() else path.rename(tmp_path / "gone")
-    again = train(monkeypatch, base, tmp_path / "out", "--lora_rank", "0", "--train_semantic", "true")
+    again = train(monkeypatch, base, tmp_path / "out", *all_of_it)
     assert all(torch.equal(again[name], whole[name]) for name in whole)
     scorer = HolisticScorer.from_pretrained(tmp_path / "out", device="cpu")
     assert scorer.metadata.trained_on == "Nothing." and scorer.frame_plan.max_frames == 8
@@ -170,9 +172,9 @@ def test_a_list_of_the_challenge_is_split_by_prompt(base, tmp_path):
         recipe.sources(recipe.HolisticArguments(str(base), str(data), "x", eval_share=0.0), FramePlan())
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_configuration_is_read(path):
-    values = yaml.safe_load(path.read_text())
+@pytest.mark.parametrize("name", ["tiny", "ntire-track2"])
+def test_every_configuration_is_read(name):
+    values = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
     values.pop("deepspeed", None)  # it would begin here
     words = [
         w

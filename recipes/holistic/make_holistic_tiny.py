@@ -1,8 +1,10 @@
-"""Build the untrained `holistic-tiny`: the real networks at a small size, with the tokenizer of `qsave-tiny`.
+"""Build the untrained `holistic-tiny`: the real networks at a small size.
 
     python recipes/holistic/make_holistic_tiny.py --out outputs/holistic/base
 
-The result is a folder that `train.py` takes, as it takes what `assemble.py` makes of public checkpoints.
+Where the full size starts from Vicuna, this one starts from the language model and the tokenizer of
+`qsave-tiny`, which know the prompts of the rendered world. The encoders are drawn at random, to be taught by
+`pretrain_encoders.py`. The result is a folder like that which `assemble.py` makes of public checkpoints.
 """
 
 from __future__ import annotations
@@ -11,27 +13,36 @@ import argparse
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
+from assemble import copy_weights
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, Qwen3ForCausalLM
 
 from qsave_reward.checkpoint import BUNDLED
 from qsave_reward.holistic.configuration import BRANCHES, HolisticConfig
 from qsave_reward.holistic.network import HolisticModel
 
+LANGUAGE = "model.language_model."
+"""Begins the names of the language model's weights in a Qwen3-VL."""
 
-def tiny_config(vocabulary: int, branches: list[str]) -> HolisticConfig:
-    """Sizes for clips of the world; 5.4 M weights with all branches; `qsave-tiny` has 6.6 M."""
+
+def tiny_language() -> Qwen3ForCausalLM:
+    """The language model of `qsave-tiny`, which for text alone is a Qwen3."""
+    fields = AutoConfig.from_pretrained(BUNDLED["tiny"]).text_config.to_dict()
+    fields["rope_parameters"] = {
+        name: fields["rope_parameters"][name] for name in ("rope_type", "rope_theta")
+    }
+    config = AutoConfig.for_model(**fields | {"model_type": "qwen3"})
+    language = Qwen3ForCausalLM(config)
+    weights = load_file(BUNDLED["tiny"] / "model.safetensors")
+    own = {name.removeprefix(LANGUAGE): weight for name, weight in weights.items() if LANGUAGE in name}
+    language.model.load_state_dict(own)
+    return language
+
+
+def tiny_config(language: PretrainedConfig, branches: list[str]) -> HolisticConfig:
+    """Sizes for clips of the world."""
     return HolisticConfig(
-        text_config={
-            "model_type": "llama",
-            "vocab_size": vocabulary,
-            "hidden_size": 192,
-            "intermediate_size": 512,
-            "num_hidden_layers": 5,
-            "num_attention_heads": 6,
-            "max_position_embeddings": 512,
-            "tie_word_embeddings": True,
-            "initializer_range": 0.06,
-        },
+        text_config=language,
         vision_config={
             "hidden_size": 192,
             "intermediate_size": 576,
@@ -65,7 +76,9 @@ def main() -> None:
     options = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(BUNDLED["tiny"])
     torch.manual_seed(options.seed)
-    model = HolisticModel(tiny_config(len(tokenizer), options.branches))
+    language = tiny_language()
+    model = HolisticModel(tiny_config(language.config, options.branches))
+    copy_weights(model.language, language)
     model.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
     print(f"{options.out}: {sum(weight.numel() for weight in model.parameters()):,} weights")

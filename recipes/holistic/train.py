@@ -25,7 +25,14 @@ from transformers import EvalPrediction, Trainer, TrainingArguments
 sys.path.append(str(Path(__file__).parent.parent / "reward"))
 
 from clips import Source, WorldMix, open_clips, read_rated
-from training import last_finished_checkpoint, parse_options, rows_needed, save_options, save_result
+from training import (
+    last_finished_checkpoint,
+    muon_optimizer,
+    parse_options,
+    rows_needed,
+    save_options,
+    save_result,
+)
 
 from qsave_reward.data import split_by_prompt
 from qsave_reward.errors import ConfigError, QSaveError
@@ -62,6 +69,7 @@ class HolisticArguments:
     lora_alpha: float = field(default=16.0, metadata={"help": "strength of the LoRA"})
     lora_dropout: float = field(default=0.05, metadata={"help": "dropout in the LoRA"})
     lora_targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
+    muon: bool = field(default=False, metadata={"help": "Muon for matrices and AdamW for all else (muon.py)"})
     train_semantic: bool = field(default=False, metadata={"help": "train BLIP too"})
     varied_share: float = field(default=0.25, metadata={"help": "world: share of other sizes and rates"})
     mismatched_share: float = field(default=0.0, metadata={"help": "share with another clip's prompt"})
@@ -74,6 +82,11 @@ class HolisticTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.arguments, self.level_ids = arguments, torch.tensor(level_ids)
         self.model_accepts_loss_kwargs = False  # a loss over a batch is a mean, not a sum over tokens
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        if self.arguments.muon and self.optimizer is None:
+            self.optimizer = muon_optimizer(self.model if model is None else model, self.args)
+        return super().create_optimizer(model)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -194,6 +207,8 @@ OPTIONS = (HolisticArguments, TrainingArguments)
 def main() -> None:
     arguments, options = parse_options(sys.argv[1:], *OPTIONS)
     options.remove_unused_columns = False
+    if arguments.muon and options.deepspeed:
+        raise ConfigError("muon works without DeepSpeed only; leave out one of the two")
     output = Path(options.output_dir)
     base = Path(arguments.model_name_or_path)
     model, tokenizer = load_holistic(base, dtype=torch.float32)

@@ -1,0 +1,133 @@
+"""Stage 0 of `holistic-tiny`: teach its three encoders to see, in place of public checkpoints.
+
+    python recipes/holistic/pretrain_encoders.py --config configs/holistic/tiny_encoders.yaml
+
+At size the encoders come pretrained: BLIP on pictures and their captions, SlowFast and Video Swin on videos
+of actions. Here each learns from rendered clips what it is there for. A linear head on the tokens that the
+language model will get tells: from the semantic branch what the clip shows, from the motion branch how things
+move and which defects the motion has, from the technical branch which defects the picture has. The heads are
+thrown away.
+
+Killed runs continue from their last checkpoint when the same command is given again.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from transformers import TrainingArguments, set_seed
+
+sys.path.append(str(Path(__file__).parent.parent / "reward"))
+
+from pretrain_vision import SHOWN, VisionTrainer, clip_targets
+from training import last_finished_checkpoint, parse_options, rows_needed, save_options
+
+from qsave_reward.errors import QSaveError
+from qsave_reward.holistic.configuration import HolisticConfig
+from qsave_reward.holistic.network import HolisticModel
+from qsave_reward.holistic.scorer import load_holistic
+from qsave_reward.holistic.views import VIEWS, Views, make_views
+from qsave_reward.video import Sampling, read_clip
+from qsave_reward.world import LABELS, WorldPlan, render_plan, world_plan
+from qsave_reward.world.scene import DIRECTIONS, MOTIONS
+
+TOLD = {
+    "semantic": SHOWN,
+    "motion": [*MOTIONS, *DIRECTIONS, *LABELS["dynamic_quality"]],
+    "technical": LABELS["visual_quality"],
+}
+"""What each branch tells of a clip."""
+
+
+@dataclass
+class EncoderArguments:
+    """What this recipe adds to transformers' options."""
+
+    model_name_or_path: str = field(metadata={"help": "what make_holistic_tiny.py wrote"})
+
+
+OPTIONS = (EncoderArguments, TrainingArguments)
+
+
+def targets(plan: WorldPlan, branch: str) -> list[float]:
+    """For each of `TOLD`: whether the clip shows it, 0 or 1; of a defect 0, or 0.5 to 1 by its severity."""
+    known = dict(zip(SHOWN, clip_targets(plan), strict=True))
+    found = {defect.label: 0.5 + defect.severity / 2 for defect in plan.defects}
+    return [known.get(name, found.get(name, 0.0)) for name in TOLD[branch]]
+
+
+class Clips(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """Item i: training clip i of the world as the views of the encoders, and what each branch is to tell."""
+
+    def __init__(self, n: int, config: HolisticConfig) -> None:
+        self.n, self.config = n, config
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        # Seed 1: other clips than those of the later stage.
+        plan = world_plan("train", index, seed=1)
+        item = render_plan(plan)
+        clip = read_clip(
+            item.frames, Sampling(max_frames=self.config.motion_frames), times=item.times.tolist()
+        )
+        views = make_views(clip, self.config, generator=torch.Generator().manual_seed(index))
+        told = {f"told_{branch}": torch.tensor(targets(plan, branch)) for branch in self.config.branches}
+        return {name: getattr(views, name) for name in VIEWS} | told
+
+
+class EncodersWithHeads(torch.nn.Module):
+    """The encoders of a model, and one linear head for each."""
+
+    def __init__(self, model: HolisticModel) -> None:
+        super().__init__()
+        # Without the language model, whose tied weights the trainer could not save.
+        parts = {name: part for name, part in model.named_children() if name != "language"}
+        self.encoders = torch.nn.ModuleDict(parts)
+        self.visual_tokens = model.visual_tokens
+        width = model.config.text_config.hidden_size
+        self.heads = torch.nn.ModuleDict(
+            {branch: torch.nn.Linear(2 * width, len(TOLD[branch])) for branch in model.config.branches}
+        )
+
+    def forward(
+        self, frames: torch.Tensor, motion: torch.Tensor, fragments: torch.Tensor, **told: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Losses on a batch of `Clips`: the mean over labels, with as much weight as there are labels."""
+        losses = {}
+        for branch, tokens in self.visual_tokens(Views(frames, motion, fragments)).items():
+            clip = torch.cat([tokens.mean(dim=1), tokens.amax(dim=1)], dim=-1)
+            said, wanted = self.heads[branch](clip).float(), told[f"told_{branch}"]
+            entropy = F.binary_cross_entropy_with_logits(said, wanted, reduction="sum")
+            losses[f"loss_{branch}"] = entropy / len(wanted)
+        return {"loss": sum(losses.values()), **{name: loss.detach() for name, loss in losses.items()}}
+
+
+def main() -> None:
+    arguments, options = parse_options(sys.argv[1:], *OPTIONS)
+    options.remove_unused_columns = False
+    output = Path(options.output_dir)
+    set_seed(options.seed)
+    model, tokenizer = load_holistic(Path(arguments.model_name_or_path), dtype=torch.float32)
+    save_options(output, options, arguments)
+    trainer = VisionTrainer(
+        model=EncodersWithHeads(model),
+        args=options,
+        train_dataset=Clips(rows_needed(options), model.config),
+    )
+    trainer.train(resume_from_checkpoint=last_finished_checkpoint(output))
+    if trainer.is_world_process_zero():
+        model.save_pretrained(output)
+        tokenizer.save_pretrained(output)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except QSaveError as error:
+        sys.exit(f"error: {error}")

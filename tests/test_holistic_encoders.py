@@ -1,0 +1,88 @@
+"""Stage 0 of `holistic-tiny`: what each branch is to tell, what is trained, resuming; its language model."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from holistic_cases import small_base
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "holistic"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
+
+import pretrain_encoders as recipe
+from make_holistic_tiny import tiny_language
+
+from qsave_reward.world import LABELS, world_plan
+
+CONFIG = Path(recipe.__file__).parent.parent.parent / "configs" / "holistic" / "tiny_encoders.yaml"
+SMALL = [
+    "--per_device_train_batch_size",
+    "4",
+    "--report_to",
+    "none",
+    "--bf16",
+    "false",
+    "--warmup_steps",
+    "0",
+]
+SMALL += ["--disable_tqdm", "true", "--save_steps", "2", "--learning_rate", "1e-3", "--max_steps", "4"]
+
+
+def test_each_branch_is_asked_for_what_it_is_there_for():
+    plans = (world_plan("train", index) for index in range(2000))
+    wanted = {"blur", "jitter"}
+    plan = next(p for p in plans if wanted <= {d.label for d in p.defects} and len(p.shown.groups) == 2)
+    told = {
+        branch: dict(zip(names, recipe.targets(plan, branch), strict=True))
+        for branch, names in recipe.TOLD.items()
+    }
+    severity = {defect.label: 0.5 + defect.severity / 2 for defect in plan.defects}
+    groups = plan.shown.groups
+    for branch, dimension in (("technical", "visual_quality"), ("motion", "dynamic_quality")):
+        found = {name: told[branch].pop(name) for name in LABELS[dimension]}
+        assert found == {name: severity.get(name, 0.0) for name in LABELS[dimension]}
+    assert told.pop("technical") == {}
+    ways = {g.motion for g in groups} | {plan.shown.camera}
+    assert {name for name, value in told["motion"].items() if value} == ways - {None}
+    seen = {name for name, value in told["semantic"].items() if value}
+    assert {g.shape for g in groups} | {g.color for g in groups} | {str(sum(g.count for g in groups))} <= seen
+    assert plan.shown.background in seen and not seen & wanted
+
+
+def run(monkeypatch, base, output, *more):
+    words = ["pretrain_encoders.py", "--model_name_or_path", str(base), "--output_dir", str(output)]
+    monkeypatch.setattr(sys, "argv", [*words, "--config", str(CONFIG), *SMALL, *more])
+    recipe.main()
+    return load_file(output / "model.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_encoders_learn_and_a_killed_run_ends_with_the_same_weights(monkeypatch, tmp_path, capsys):
+    base = small_base(tmp_path / "base")
+    whole = run(monkeypatch, base, tmp_path / "out", "--logging_steps", "2")
+    log = capsys.readouterr().out
+    assert all(log.count(f"loss_{branch}") == 2 for branch in recipe.TOLD)
+    start = load_file(base / "model.safetensors")
+    assert whole.keys() == start.keys()
+    same = {name for name in start if torch.equal(start[name], whole[name])}
+    assert {name for name in start if name.startswith("language")} <= same
+    # A map of what is beside what, and nothing else, stays in the encoders.
+    rest = same - {name for name in start if name.startswith("language")}
+    assert all(name.endswith("relative_position_index") for name in rest)
+
+    shutil.rmtree(tmp_path / "out" / "checkpoint-4")
+    (tmp_path / "out" / "model.safetensors").unlink()
+    again = run(monkeypatch, base, tmp_path / "out")
+    assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_its_language_model_is_that_of_the_other_scorer(tiny):
+    tokenizer = tiny.processor.tokenizer
+    ids = tokenizer("a red circle moves left while a blue square grows", return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        theirs = tiny.model(input_ids=ids).logits
+        ours = tiny_language().eval()(input_ids=ids).logits
+    assert torch.allclose(ours, theirs, atol=1e-4)
