@@ -82,7 +82,7 @@ class Chunk:
     """Two consecutive frames that the model sees as one timestamped image.
 
     Attributes:
-        frames: uint8 [2, H, W, 3], RGB, at the size of the source.
+        frames: uint8 [2, H, W, 3], RGB, at the size of the source; a part of the clip's, not to be changed.
         time: seconds from the start of the clip, the mean of the two frames' true times.
         height, width: target size in pixels, multiples of the plan's `token_side`.
         slow: whether this is a slow (large) chunk.
@@ -101,20 +101,21 @@ def plan_chunks(clip: Clip, plan: FramePlan) -> list[Chunk]:
     Raises:
         ConfigError: when the budget is smaller than one token for each chunk.
     """
-    last = len(clip.frames) - 1
-    pairs = [(i, min(i + 1, last)) for i in range(0, len(clip.frames), 2)]
-    slow = _choose_slow(clip.frames[::2], plan)
-    height, width = clip.frames.shape[1:3]
+    frames, times = clip.frames, clip.times
+    if len(frames) % 2:
+        frames, times = np.concatenate([frames, frames[-1:]]), np.append(times, times[-1])
+    slow = _choose_slow(frames[::2], plan)
+    height, width = frames.shape[1:3]
     slow_grid, fast_grid = chunk_grids(height, width, sum(slow), len(slow) - sum(slow), plan)
     return [
         Chunk(
-            frames=clip.frames[[first, second]],
-            time=float(clip.times[first] + clip.times[second]) / 2,
+            frames=frames[2 * k : 2 * k + 2],
+            time=float(times[2 * k] + times[2 * k + 1]) / 2,
             height=(slow_grid if is_slow else fast_grid)[0] * plan.token_side,
             width=(slow_grid if is_slow else fast_grid)[1] * plan.token_side,
             slow=is_slow,
         )
-        for (first, second), is_slow in zip(pairs, slow, strict=True)
+        for k, is_slow in enumerate(slow)
     ]
 
 
