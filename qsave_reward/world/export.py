@@ -12,6 +12,7 @@ from typing import Any
 
 from qsave_reward.errors import ConfigError
 from qsave_reward.types import DIMENSIONS
+from qsave_reward.world.raters import overall_quality
 from qsave_reward.world.stream import (
     SPLITS,
     WORLD_VERSION,
@@ -41,17 +42,19 @@ def parse_world_name(name: str) -> tuple[str, int]:
 def noise_ceiling(split: str, n: int, seed: int = 0, config: WorldConfig | None = None) -> dict[str, float]:
     """SRCC of the true quality with the MOS over the first `n` items: what a perfect scorer would reach.
 
-    Renders nothing. A dimension in which all items are equal has no ceiling and is left out.
+    Also for `overall`, of which the true quality is what raters mix without bias and noise. Renders nothing.
+    A dimension in which all items are equal has no ceiling and is left out.
     """
     from qsave_reward.metrics import srcc
 
     plans = [world_plan(split, index, seed=seed, config=config) for index in range(n)]
+    known = {name: [(plan.latent[name], plan.opinion.mos[name]) for plan in plans] for name in DIMENSIONS}
+    known["overall"] = [(overall_quality(plan.latent), plan.opinion.overall) for plan in plans]
     ceilings = {}
-    for dimension in DIMENSIONS:
-        truth = [plan.latent[dimension] for plan in plans]
-        mos = [plan.opinion.mos[dimension] for plan in plans]
+    for name, pairs in known.items():
+        truth, mos = ([pair[k] for pair in pairs] for k in (0, 1))
         if len(set(truth)) > 1 and len(set(mos)) > 1:
-            ceilings[dimension] = srcc(truth, mos)
+            ceilings[name] = srcc(truth, mos)
     return ceilings
 
 

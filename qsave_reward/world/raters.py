@@ -65,6 +65,11 @@ def latent_quality(defects: Sequence[Defect], duration: float) -> dict[str, floa
     return {dimension: 1 + 4 * share for dimension, share in kept.items()}
 
 
+def overall_quality(latent: dict[str, float]) -> float:
+    """True quality of the whole, 1 to 5."""
+    return sum(OVERALL[dimension] * quality for dimension, quality in latent.items())
+
+
 def rate(latent: dict[str, float], raters: int, rng: np.random.Generator) -> Opinion:
     """Let `raters` people judge a clip of the given latent quality."""
     bias = rng.normal(0, BIAS, raters)
@@ -72,7 +77,7 @@ def rate(latent: dict[str, float], raters: int, rng: np.random.Generator) -> Opi
     for dimension, quality in latent.items():
         felt = quality + bias + rng.normal(0, NOISE[dimension], raters)
         ratings[dimension] = tuple(float(value) for value in _half_points(felt))
-    felt = sum(OVERALL[d] * quality for d, quality in latent.items()) + bias + rng.normal(0, 0.3, raters)
+    felt = overall_quality(latent) + bias + rng.normal(0, 0.3, raters)
     mos = {dimension: float(np.mean(values)) for dimension, values in ratings.items()}
     return Opinion(ratings, mos, float(np.mean(_half_points(felt))))
 
