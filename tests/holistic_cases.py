@@ -30,7 +30,7 @@ def small_config(branches=BRANCHES, **changes: Any) -> HolisticConfig:
         tie_word_embeddings=True,
         initializer_range=0.06,
     )
-    own = tiny_config(language, list(branches)).to_dict()
+    own = tiny_config(language).to_dict() | {"branches": list(branches)}
     own["vision_config"] |= {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
     own["vision_config"] |= {"num_attention_heads": 2, "image_size": 32}
     own["motion_config"] = {"width": 4, "fast_width": 2, "depths": [1, 1, 1, 1]}

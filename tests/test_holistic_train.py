@@ -104,6 +104,15 @@ def test_a_lora_changes_what_it_is_for_and_is_merged(monkeypatch, base, tmp_path
     HolisticScorer.from_pretrained(tmp_path, device="cpu")
 
 
+def test_a_branch_that_is_left_out_is_gone(monkeypatch, base, tmp_path):
+    more = ["--lora_rank", "0", "--max_steps", "1", "--branches", "technical", "semantic"]
+    kept = train(monkeypatch, base, tmp_path, *more)
+    start = load_file(base / "model.safetensors")
+    assert kept.keys() == {name for name in start if not name.startswith("motion")}
+    scorer = HolisticScorer.from_pretrained(tmp_path, device="cpu")
+    assert scorer.model.config.branches == ["semantic", "technical"]
+
+
 def test_the_best_step_is_kept(monkeypatch, base, tmp_path):
     found = iter([0.9, 0.1])
     monkeypatch.setattr(recipe, "agreement", lambda prediction: {"srcc": next(found)})
@@ -121,6 +130,7 @@ def test_the_best_step_is_kept(monkeypatch, base, tmp_path):
         (["--lora_targets", "nothing_proj"], "lora_targets"),
         (["--eval_data", ""], "world:train has no end"),
         (["--max_steps", "0"], "max_steps above 0"),
+        (["--branches", "motion", "sound"], "branches among"),
     ],
 )
 def test_what_cannot_work_is_said_before_training(monkeypatch, base, tmp_path, more, words):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, Qwen3ForCausalLM
 
 from qsave_reward.checkpoint import BUNDLED
-from qsave_reward.holistic.configuration import BRANCHES, HolisticConfig
+from qsave_reward.holistic.configuration import HolisticConfig
 from qsave_reward.holistic.network import HolisticModel
 
 LANGUAGE = "model.language_model."
@@ -39,7 +39,7 @@ def tiny_language() -> Qwen3ForCausalLM:
     return language
 
 
-def tiny_config(language: PretrainedConfig, branches: list[str]) -> HolisticConfig:
+def tiny_config(language: PretrainedConfig) -> HolisticConfig:
     """Sizes for clips of the world."""
     return HolisticConfig(
         text_config=language,
@@ -54,7 +54,6 @@ def tiny_config(language: PretrainedConfig, branches: list[str]) -> HolisticConf
         },
         motion_config={"width": 8, "fast_width": 12, "depths": [1, 2, 2, 1]},
         technical_config={"embed_dim": 40, "depths": [2, 2, 2], "heads": [2, 4, 8], "window": [4, 4, 4]},
-        branches=branches,
         motion_frames=16,
         motion_positions=16,
         motion_size=64,
@@ -72,12 +71,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--branches", nargs="+", default=list(BRANCHES), choices=BRANCHES)
     options = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(BUNDLED["tiny"])
     torch.manual_seed(options.seed)
     language = tiny_language()
-    model = HolisticModel(tiny_config(language.config, options.branches))
+    model = HolisticModel(tiny_config(language.config))
     copy_weights(model.language, language)
     model.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)

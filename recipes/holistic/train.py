@@ -36,7 +36,7 @@ from training import (
 
 from qsave_reward.data import split_by_prompt
 from qsave_reward.errors import ConfigError, QSaveError
-from qsave_reward.holistic.configuration import HolisticConfig
+from qsave_reward.holistic.configuration import BRANCHES, HolisticConfig
 from qsave_reward.holistic.losses import quality_loss
 from qsave_reward.holistic.network import expected_levels
 from qsave_reward.holistic.scorer import load_holistic, model_inputs
@@ -70,6 +70,10 @@ class HolisticArguments:
     lora_dropout: float = field(default=0.05, metadata={"help": "dropout in the LoRA"})
     lora_targets: list[str] = field(default_factory=lambda: ["q_proj", "v_proj"])
     muon: bool = field(default=False, metadata={"help": "Muon for matrices and AdamW for all else (muon.py)"})
+    branches: list[str] = field(
+        default_factory=list,
+        metadata={"help": "encoders of the base to keep, as an ablation; default: all"},
+    )
     train_semantic: bool = field(default=False, metadata={"help": "train BLIP too"})
     varied_share: float = field(default=0.25, metadata={"help": "world: share of other sizes and rates"})
     mismatched_share: float = field(default=0.0, metadata={"help": "share with another clip's prompt"})
@@ -183,6 +187,21 @@ def agreement(prediction: EvalPrediction) -> dict[str, float]:
     return found | {"srcc": float(np.mean(list(found.values())))}
 
 
+def keep_branches(model: Any, branches: list[str]) -> None:
+    """Take the other encoders, and what projects their tokens, out of a model.
+
+    Raises:
+        ConfigError: when it lacks one of `branches`.
+    """
+    if not set(branches) <= set(model.config.branches):
+        raise ConfigError(f"expected branches among {model.config.branches}, got {branches}")
+    for name in [name for name, _ in model.named_children()]:
+        branch = name.split("_")[0]
+        if branch in BRANCHES and branch not in branches:
+            delattr(model, name)
+    model.config.branches = [branch for branch in BRANCHES if branch in branches]
+
+
 def prepare(model: Any, arguments: HolisticArguments) -> LoraModel | None:
     """Choose what is trained: everything but BLIP and, with a LoRA, the language model itself."""
     if "semantic" in model.config.branches:
@@ -212,6 +231,7 @@ def main() -> None:
     output = Path(options.output_dir)
     base = Path(arguments.model_name_or_path)
     model, tokenizer = load_holistic(base, dtype=torch.float32)
+    keep_branches(model, arguments.branches or model.config.branches)
     config = model.config
     lora = prepare(model, arguments)
     save_options(output, options, arguments)
