@@ -26,7 +26,7 @@ RECIPES = ROOT / "recipes" / "reward"
 def base(tmp_path_factory):
     out = tmp_path_factory.mktemp("base")
     sizes = (
-        "--hidden 32 --layers 2 --heads 1 --vision-hidden 32 --vision-layers 1 --corpus 500 --patch-clips 200"
+        "--hidden 32 --layers 4 --heads 1 --vision-hidden 32 --vision-layers 1 --corpus 500 --patch-clips 200"
     )
     subprocess.run(
         [sys.executable, RECIPES / "make_tiny.py", "--out", out, *sizes.split()], check=True, timeout=120
@@ -39,7 +39,7 @@ def command(base, out, *options):
     small = (
         "--max_steps 4 --save_steps 1 --save_total_limit 9 --per_device_train_batch_size 3 --warmup_steps 0 "
         "--logging_steps 1 --compile_blocks false --bf16 false --save_dtype float32 --report_to none "
-        "--dataloader_num_workers 0 --verb_layer 2"
+        "--dataloader_num_workers 0"
     )
     return [
         *(sys.executable, RECIPES / "sft.py", "--config", config, "--model_name_or_path", base),
@@ -66,7 +66,15 @@ def test_every_weight_moves_and_every_loss_is_logged(base, trained):
     assert before.keys() == after.keys()
     still = [name for name in before if torch.equal(before[name], after[name].to(before[name].dtype))]
     assert not still
-    for name in ("loss_text", "loss_level", "loss_expectation", "loss_motion", "loss_verb"):
+    for name in (
+        "loss_text",
+        "loss_level",
+        "loss_expectation",
+        "loss_motion",
+        "loss_verb",
+        "loss_defect",
+        "loss_severity",
+    ):
         assert log.count(name) >= 4
 
 
@@ -121,24 +129,16 @@ def test_accumulated_batches_are_averaged(base, tmp_path):
     log = run(base, tmp_path, "--max_steps", "1", "--gradient_accumulation_steps", "2")
     found = {name: float(value) for name, value in re.findall(r"'(loss\w*)': '([0-9.]+)'", log)}
     weights = yaml.safe_load((ROOT / "configs" / "reward" / "tiny" / "1_sft.yaml").read_text())
-    parts = [
-        weights[f"{name}_weight"] * found[f"loss_{name}"]
-        for name in ("text", "level", "expectation", "motion", "verb")
-    ]
+    parts = [weights[f"{name}_weight"] * found[f"loss_{name}"] for name in ("text", "level", "expectation")]
+    facts = ("motion", "verb", "defect", "severity")
+    parts += [weights["facts_weight"] * found[f"loss_{name}"] for name in facts]
     assert found["loss"] == pytest.approx(sum(parts), rel=1e-2)
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (("--data", "rated.jsonl"), r"got data 'rated.jsonl', .*--motion_weight 0"),
-        (("--verb_layer", "3"), "verb_layer 3 must be at most the model's 2 layers"),
-    ],
-)
-def test_spoken_motion_that_cannot_be_is_refused_with_what_to_do(base, tmp_path, options, said):
-    log = run(base, tmp_path, *options, expect=1)
-    assert re.search(f"error: motion_(weight|layer) .*{said}", log) and "Traceback" not in log
-    assert not any(tmp_path.iterdir())
+def test_facts_are_refused_where_nobody_knows_them(base, tmp_path):
+    log = run(base, tmp_path, "--data", "rated.jsonl", expect=1)
+    assert re.search("error: facts_weight .* got data 'rated.jsonl'.*--facts_weight 0", log)
+    assert "Traceback" not in log and not any(tmp_path.iterdir())
 
 
 def test_lora_is_merged_into_what_is_saved(base, tmp_path):

@@ -17,7 +17,15 @@ from typing import Any, Literal
 import torch
 from clips import WorldMix, open_clips, world_plans
 from datasets import Dataset
-from spoken_motion import MotionCollator, motion_ids, motion_labels, motion_loss, verb_labels
+from spoken_facts import (
+    LAYERS,
+    SpokenCollator,
+    defect_labels,
+    motion_labels,
+    spoken_loss,
+    verb_labels,
+    word_ids,
+)
 from training import (
     last_finished_checkpoint,
     load_model,
@@ -32,7 +40,7 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 from qsave_reward.errors import ConfigError, QSaveError
 from qsave_reward.processor import QSaveProcessor
 from qsave_reward.slots import slot_token_ids
-from qsave_reward.slowfast import FramePlan
+from qsave_reward.slowfast import FramePlan, plan_chunks
 from qsave_reward.supervision import (
     IGNORED,
     SFTCollator,
@@ -85,18 +93,10 @@ class RewardArguments:
     varied_share: float = field(
         default=0.25, metadata={"help": "world data: share of clips of other sizes and rates"}
     )
-    motion_weight: float = field(
+    facts_weight: float = field(
         default=0.0,
-        metadata={
-            "help": "world data: weight of visual tokens saying how their object moves (spoken_motion.py)"
-        },
+        metadata={"help": "world data: weight of tokens saying what is seen of a clip (spoken_facts.py)"},
     )
-    motion_layer: int = field(default=2, metadata={"help": "with motion_weight: after so many layers"})
-    verb_weight: float = field(
-        default=0.0,
-        metadata={"help": "with motion_weight: weight of the prompt's verbs saying what their object does"},
-    )
-    verb_layer: int = field(default=4, metadata={"help": "with verb_weight: after so many layers"})
     films: str | None = field(
         default=None, metadata={"help": "world data: folder of real clips to use as backgrounds of some"}
     )
@@ -115,7 +115,7 @@ class RewardSFTTrainer(SFTTrainer):
         super().__init__(*args, **kwargs)
         self.arguments = arguments
         self.level_ids, _ = slot_token_ids(self.processing_class.tokenizer)
-        self.motion_ids = motion_ids(self.processing_class.tokenizer) if arguments.motion_weight else []
+        self.word_ids = word_ids(self.processing_class.tokenizer) if arguments.facts_weight else {}
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         if self.arguments.muon and self.optimizer is None:
@@ -130,27 +130,25 @@ class RewardSFTTrainer(SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         labels, slots, levels, mos = (inputs.pop(name) for name in ("labels", "slots", "levels", "mos"))
-        branches, motions = inputs.pop("branches"), inputs.pop("motions", None)
-        visual = inputs["input_ids"] == self.processing_class.image_token_id
+        branches = inputs.pop("branches")
+        spoken = {kind: inputs.pop(f"spoken_{kind}") for kind in self.word_ids}
         if self.arguments.paired_answers:
             inputs = branch_inputs(model, inputs, branches)
-        asked = {"logits_to_keep": labels.shape[1], "output_hidden_states": motions is not None}
+        asked = {"logits_to_keep": labels.shape[1], "output_hidden_states": bool(spoken)}
         outputs = model(**inputs, use_cache=False, **asked)
         losses = {"text": text_loss(outputs.logits, labels)}
         losses["level"], losses["expectation"] = score_losses(
             outputs.logits, slots, levels, mos, self.level_ids
         )
         metrics = self._metrics["train" if model.training else "eval"]
-        if motions is not None:
-            bare = self.accelerator.unwrap_model(model)
-            layers = {"motion": (self.arguments.motion_layer, visual)}
-            layers["verb"] = (self.arguments.verb_layer, ~visual)
-            for name, (layer, where) in layers.items():
-                said = outputs.hidden_states[layer][where], motions[where]
-                losses[name], right = motion_loss(bare, *said, self.motion_ids)
-                metrics[f"{name}_right"].append(right.item())
+        facts = {}
+        for kind, ids in self.word_ids.items():
+            bare, states = self.accelerator.unwrap_model(model), outputs.hidden_states[LAYERS[kind]]
+            facts[kind], right = spoken_loss(bare, states, spoken[kind], ids)
+            metrics[f"{kind}_right"].append(right.item())
         loss = sum(getattr(self.arguments, f"{name}_weight") * value for name, value in losses.items())
-        for name, value in losses.items():
+        loss = loss + self.arguments.facts_weight * sum(facts.values())
+        for name, value in (losses | facts).items():
             metrics[f"loss_{name}"].append(value.item())
         # The slots of a reasoned answer follow the true reasons and are easy; these have to look at the clip.
         direct = torch.full((len(labels),), self.arguments.paired_answers, device=labels.device)
@@ -178,7 +176,7 @@ def make_dataset(
     """Rows made when they are asked for: nothing is decoded or rendered ahead of time."""
     mix = world_mix(arguments)
     source = open_clips(arguments.data, plan, mix=mix, mismatched_share=arguments.mismatched_share)
-    plan_of = world_plans(arguments.data, mix) if arguments.motion_weight else None
+    plan_of = world_plans(arguments.data, mix) if arguments.facts_weight else None
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         made = []
@@ -195,6 +193,8 @@ def make_dataset(
                 planned = plan_of(index)
                 row["motions"] = motion_labels(planned, len(clip.times), grids)
                 row["verbs"] = verb_labels(planned, record.prompt)
+                times = [chunk.time for chunk in plan_chunks(clip, plan)]
+                row["defects"] = defect_labels(planned, times)
             made.append(row)
         return {key: [row[key] for row in made] for key in made[0]}
 
@@ -205,10 +205,10 @@ def main() -> None:
     arguments, plan, config, model_config = parse_options(sys.argv[1:], *OPTIONS)
     if arguments.muon and config.deepspeed:
         raise ConfigError("muon works without DeepSpeed only; leave out one of the two")
-    if arguments.motion_weight and (config.deepspeed or not arguments.data.startswith("world:")):
+    if arguments.facts_weight and (config.deepspeed or not arguments.data.startswith("world:")):
         raise ConfigError(
-            f"motion_weight works with clips of the rendered world and without DeepSpeed, got data "
-            f"{arguments.data!r}, deepspeed {config.deepspeed!r}: set motion_weight to 0 (--motion_weight 0)"
+            f"facts_weight works with clips of the rendered world and without DeepSpeed, got data "
+            f"{arguments.data!r}, deepspeed {config.deepspeed!r}: set it to 0 (--facts_weight 0)"
         )
     config.remove_unused_columns = False
     config.dataset_kwargs = {"skip_prepare_dataset": True}
@@ -217,10 +217,10 @@ def main() -> None:
     plan = replace(plan, token_side=processor.patch_size * processor.merge_size)
     model: Any = load_model(model_config, freeze_vision=arguments.freeze_vision)
     layers = len(model.model.language_model.layers)
-    if arguments.motion_weight and max(arguments.motion_layer, arguments.verb_layer) > layers:
+    if arguments.facts_weight and layers < max(LAYERS.values()):
         raise ConfigError(
-            f"motion_layer {arguments.motion_layer} and verb_layer {arguments.verb_layer} must be at most "
-            f"the model's {layers} layers"
+            f"facts_weight needs a language model of at least {max(LAYERS.values())} layers, got {layers}: "
+            "set it to 0 (--facts_weight 0)"
         )
     if arguments.compile_blocks:
         for block in (*model.model.visual.blocks, *model.model.language_model.layers):
@@ -228,7 +228,7 @@ def main() -> None:
     save_options(output, config, model_config, plan, arguments)
 
     n = rows_needed(config)
-    collator = MotionCollator if arguments.motion_weight else SFTCollator
+    collator = SpokenCollator if arguments.facts_weight else SFTCollator
     trainer = RewardSFTTrainer(
         model=model,
         args=config,

@@ -1,6 +1,7 @@
-"""Tokens that say how objects move: labels, their places in a batch, and the loss by hand."""
+"""Tokens that say what is seen: labels, their places in a batch, and the loss by hand."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,22 @@ import torch
 from qsave_reward.errors import ConfigError
 from qsave_reward.slowfast import FramePlan
 from qsave_reward.supervision import sft_row
+from qsave_reward.types import LEVELS, Defect
 from qsave_reward.video import Sampling, read_clip
-from qsave_reward.world import WorldConfig, render_plan, world_plan
+from qsave_reward.world import LABELS, WorldConfig, render_plan, world_plan
 from qsave_reward.world.phrasing import VERBS
 from qsave_reward.world.scene import MOTIONS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
-from spoken_motion import MotionCollator, motion_ids, motion_labels, motion_loss, verb_labels
+from spoken_facts import (
+    DEFECTS,
+    SpokenCollator,
+    defect_labels,
+    motion_labels,
+    spoken_loss,
+    verb_labels,
+    word_ids,
+)
 from token_targets import NOTHING, token_targets
 
 PLAN = FramePlan(max_frames=16, token_budget=128, max_slow_tokens=16, fast_share=0.5625, token_side=32)
@@ -48,18 +58,23 @@ def test_nothing_is_asked_where_frames_were_left_out():
         assert (labels == NOTHING).all()
 
 
-def test_each_motion_has_a_word_of_its_own(processor):
-    words = [processor.tokenizer.decode([one]).strip() for one in motion_ids(processor.tokenizer)]
-    assert dict(zip(MOTIONS, words, strict=True)) == {
+def test_each_fact_has_a_word_of_its_own(processor):
+    words = {
+        kind: [processor.tokenizer.decode([one]).strip() for one in ids]
+        for kind, ids in word_ids(processor.tokenizer).items()
+    }
+    assert dict(zip(MOTIONS, words["motion"], strict=True)) == {
         **{name: name for name in ("left", "right", "up", "down", "still")},
         **{name: f"{name}s" for name in ("grow", "shrink", "rotate", "bounce", "swing")},
         **{"orbit": "loops", "appear": "appears", "disappear": "disappears"},
     }
+    assert words["verb"] == words["motion"] and words["severity"] == list(LEVELS)
+    assert words["defect"] == ["no", *(label.split()[0] for label in LABELS["dynamic_quality"])]
 
 
 def test_words_that_begin_alike_are_refused():
     with pytest.raises(ConfigError, match="begin differently"):
-        motion_ids(lambda text: {"input_ids": list(text.encode())})
+        word_ids(lambda text: {"input_ids": list(text.encode())})
 
 
 def verbs_of(plan):
@@ -110,8 +125,34 @@ def test_verbs_of_another_clips_prompt_say_nothing():
     assert verb_labels(plan, plan.prompt) and verb_labels(plan, world_plan("train", 1).prompt) == []
 
 
+def plan_with(*defects):
+    return replace(world_plan("train", 0), defects=defects)
+
+
+def test_chunk_ends_name_the_defect_of_their_time_and_the_last_one_what_it_leaves():
+    times = [k / 4 + 1 / 16 for k in range(8)]
+    jump = Defect("dynamic_quality", "jump", 0.5, 0.5, 1.0)
+    said = defect_labels(plan_with(jump, Defect("visual_quality", "blur", 1.0)), times)
+    # Chunks at 0.56 and 0.81 seconds; 1 - 0.85 * 0.5 ** 0.85 of the quality is left: 3.11, fair.
+    assert said == [(0, NOTHING)] * 2 + [(4, NOTHING), (4, 2)] + [(0, NOTHING)] * 4
+    assert DEFECTS[4] == "jump" and LEVELS[2] == "fair"
+    whole = Defect("dynamic_quality", "flicker", 1.0)
+    assert defect_labels(plan_with(whole), times) == [(3, NOTHING)] * 7 + [(3, 0)]
+
+
+def test_of_two_defects_at_a_time_the_worse_one_is_named():
+    mild, bad = Defect("dynamic_quality", "jitter", 0.2), Defect("dynamic_quality", "jump", 0.9, 0.0, 1.0)
+    for order in ((mild, bad), (bad, mild)):
+        said = [DEFECTS[label] for label, _ in defect_labels(plan_with(*order), [0.0, 0.5, 1.0, 1.5])]
+        assert said == ["jump", "jump", "jump", "jitter"]
+
+
+def test_a_clip_without_defects_says_so_in_every_chunk():
+    assert defect_labels(plan_with(), [0.1, 0.3]) == [(0, NOTHING)] * 2
+
+
 @pytest.mark.parametrize("repeat_shapes", [False, True])
-def test_labels_of_a_batch_stand_at_its_visual_tokens_and_at_its_verbs(processor, repeat_shapes):
+def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_verbs(processor, repeat_shapes):
     rows = []
     for index, marker in ((0, 3), (1, 7)):
         plan = world_plan("train", index)
@@ -120,29 +161,45 @@ def test_labels_of_a_batch_stand_at_its_visual_tokens_and_at_its_verbs(processor
         row = sft_row(clip, item.record, processor, PLAN, ["reasoned", "direct"])
         tokens = sum(pair.shape[1] * pair.shape[2] // 32**2 for pair in row["images"])
         verbs = [(end, 20 + k) for k, (end, _) in enumerate(verb_labels(plan, plan.prompt))]
-        rows.append(
-            {**row, "motions": torch.arange(tokens) % 2 * marker, "verbs": verbs, "prompt": plan.prompt}
-        )
-    batch = MotionCollator(processor, repeat_shapes)(rows)
-    ids, motions = batch["input_ids"], batch["motions"]
-    visual = ids == processor.image_token_id
-    assert motions.shape == ids.shape and len(motions) == 2 + repeat_shapes
-    assert (motions[2:] == NOTHING).all()
-    for row, line, mask, said in zip(rows, ids, visual, motions, strict=False):
-        assert torch.equal(said[mask], row["motions"])
-        asked = ((said != NOTHING) & ~mask).nonzero().flatten().tolist()
-        assert said[asked].tolist() == [20 + k for k in range(len(row["verbs"]))]
-        for place, (end, _) in zip(asked, row["verbs"], strict=True):
-            before = processor.tokenizer.decode(line[: place + 1])
-            assert before.split("Prompt: ")[-1] == row["prompt"][: end + 1]
+        facts = {"motions": torch.arange(tokens) % 2 * marker, "verbs": verbs}
+        facts["defects"] = [(100 * index + k, 50 + k) for k in range(len(row["images"]))]
+        rows.append({**row, **facts, "prompt": plan.prompt})
+    batch = SpokenCollator(processor, repeat_shapes)(rows)
+    ids = batch["input_ids"]
+    spoken = {kind: batch[f"spoken_{kind}"] for kind in ("motion", "verb", "defect", "severity")}
+    for labels in spoken.values():
+        assert labels.shape == ids.shape and len(labels) == 2 + repeat_shapes
+        assert (labels[2:] == NOTHING).all()
+
+    def before(i, kind):
+        """For each label of a row the text up to its token, and the label."""
+        places = (spoken[kind][i] != NOTHING).nonzero().flatten().tolist()
+        texts = [processor.tokenizer.decode(ids[i][: place + 1]) for place in places]
+        return texts, spoken[kind][i][places].tolist()
+
+    for i, row in enumerate(rows):
+        visual = ids[i] == processor.image_token_id
+        assert torch.equal(spoken["motion"][i][visual], row["motions"])
+        assert (spoken["motion"][i][~visual] == NOTHING).all()
+        texts, said = before(i, "verb")
+        assert said == [label for _, label in row["verbs"]]
+        assert [t.split("Prompt: ")[-1] for t in texts] == [
+            row["prompt"][: end + 1] for end, _ in row["verbs"]
+        ]
+        texts, said = before(i, "defect")
+        assert said == [label for label, _ in row["defects"]]
+        assert all(text.endswith("<|vision_end|>") for text in texts)
+        texts, said = before(i, "severity")
+        assert said == [label for _, label in row["defects"]]
+        assert [text.split("<|vision_end|>")[-1] for text in texts] == ["<"] * (len(texts) - 1) + ["\n"]
 
 
 def test_loss_by_hand(tiny):
-    ids = motion_ids(tiny.processor.tokenizer)
+    ids = word_ids(tiny.processor.tokenizer)["motion"]
     states = torch.randn(6, 192, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([NOTHING, 0, 5, NOTHING, 12, 5])
     with torch.no_grad():
-        loss, right = motion_loss(tiny.model, states, labels, ids)
+        loss, right = spoken_loss(tiny.model, states, labels, ids)
     x = states.double().numpy()
     norm = tiny.model.model.language_model.norm
     x = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-6) * norm.weight.detach().double().numpy()
@@ -154,8 +211,8 @@ def test_loss_by_hand(tiny):
 
 
 def test_nothing_to_say_costs_nothing(tiny):
-    ids = motion_ids(tiny.processor.tokenizer)
+    ids = word_ids(tiny.processor.tokenizer)["motion"]
     states = torch.randn(3, 192, requires_grad=True)
-    loss, right = motion_loss(tiny.model, states, torch.full((3,), NOTHING), ids)
+    loss, right = spoken_loss(tiny.model, states, torch.full((3,), NOTHING), ids)
     loss.backward()
     assert loss.item() == right.item() == 0 and (states.grad == 0).all()

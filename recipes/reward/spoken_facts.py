@@ -1,0 +1,176 @@
+"""Tokens say what is seen in a clip: dense labels for the language model.
+
+How something moves, and what is wrong with that, is in no single chunk, so the vision tower cannot tell it,
+and scores alone teach the language model very slowly to compare chunks: a model that named colors and shapes
+well could not tell a clip with the wrong motion from one with the right one. Here the state of a token after
+some layers is read with the model's own output head ("logit lens"), over a few words:
+
+* each visual token says how the object in it moves;
+* some layers later, each verb of the prompt says what its subject does in the clip, whatever the verb means;
+* the end of each chunk says which defect the motion has in it;
+* the token after the last such end says the level that this defect leaves.
+
+No weight is added. The score has only to see which verbs disagree and which defects were named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from token_targets import NOTHING, token_targets
+
+from qsave_reward.errors import ConfigError
+from qsave_reward.supervision import SFTCollator
+from qsave_reward.types import LEVELS
+from qsave_reward.world import LABELS, WorldPlan
+from qsave_reward.world.phrasing import VERBS
+from qsave_reward.world.raters import latent_quality
+from qsave_reward.world.scene import MOTIONS
+
+SAID = {
+    "grow": "grows",
+    "shrink": "shrinks",
+    "rotate": "rotates",
+    "bounce": "bounces",
+    "orbit": "loops",
+    "swing": "swings",
+    "appear": "appears",
+    "disappear": "disappears",
+}
+"""The word for a motion, where it is not its name."""
+
+DIMENSION = "dynamic_quality"
+DEFECTS = ("no", *LABELS[DIMENSION])
+WORDS = {
+    "motion": [SAID.get(motion, motion) for motion in MOTIONS],
+    "verb": [SAID.get(motion, motion) for motion in MOTIONS],
+    "defect": DEFECTS,
+    "severity": LEVELS,
+}
+"""Kinds of facts, and the words that a token chooses from to say one."""
+
+LAYERS = {"motion": 2, "verb": 4, "defect": 3, "severity": 4}
+"""After how many layers each kind is read."""
+
+_FORMS = sorted((form for pairs in VERBS.values() for pair in pairs for form in pair), key=len, reverse=True)
+_VERB = re.compile(rf"\b(?:{'|'.join(_FORMS)})\b")
+_BEFORE_PROMPT = "\nPrompt: "
+
+
+def word_ids(tokenizer: Any) -> dict[str, list[int]]:
+    """For each kind of fact the first tokens of its words.
+
+    Raises:
+        ConfigError: when two of a kind are the same.
+    """
+    ids = {kind: [tokenizer(f" {word}")["input_ids"][0] for word in words] for kind, words in WORDS.items()}
+    if any(len(set(some)) < len(some) for some in ids.values()):
+        raise ConfigError("spoken facts need a tokenizer in which the words for them begin differently")
+    return ids
+
+
+def motion_labels(plan: WorldPlan, frames: int, grids: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """What each visual token of a clip is to say: int64 [tokens], index into `MOTIONS`, or `NOTHING`.
+
+    Nothing is asked in the first half of the clip, where a motion cannot be known yet, nor in clips of which
+    frames were left out.
+
+    Args:
+        plan: of the clip.
+        frames: how many were sampled.
+        grids: rows and columns of tokens of each chunk.
+    """
+    if not frames == plan.config.num_frames == 2 * len(grids):
+        return torch.full((sum(rows * columns for rows, columns in grids),), NOTHING)
+    labels = token_targets(plan, grids).motion
+    labels[: sum(rows * columns for rows, columns in grids[: len(grids) // 2])] = NOTHING
+    return labels
+
+
+def verb_labels(plan: WorldPlan, prompt: str) -> list[tuple[int, int]]:
+    """What the verbs of a prompt are to say: pairs of a verb's last character and an index into `MOTIONS`.
+
+    Nothing is asked where a clip has another prompt than its own or lacks an object, nor of one verb for
+    objects that move differently.
+    """
+    shown = [MOTIONS.index(group.motion) for group in plan.shown.groups]
+    if prompt != plan.prompt or len(shown) != len(plan.scene.groups):
+        return []
+    ends = [found.end() - 1 for found in _VERB.finditer(prompt)]
+    if len(ends) < len(shown):
+        shown = shown[:1] if len(set(shown)) == 1 else []
+    return list(zip(ends, shown, strict=False))
+
+
+def defect_labels(plan: WorldPlan, times: Sequence[float]) -> list[tuple[int, int]]:
+    """What the end of each chunk and the token after it are to say: indexes into `DEFECTS` and `LEVELS`.
+
+    The level that a defect leaves is asked only in the last chunk that has it, when all of it was seen. Of
+    two defects the worse one is named.
+
+    Args:
+        plan: of the clip.
+        times: of the chunks, in seconds.
+    """
+    duration = plan.config.num_frames / plan.config.fps
+    labels = [(0, NOTHING)] * len(times)
+    left = {d: latent_quality([d], duration)[DIMENSION] for d in plan.defects if d.dimension == DIMENSION}
+    for defect in sorted(left, key=lambda one: -left[one]):
+        start, end = defect.start or 0.0, duration if defect.end is None else defect.end
+        inside = [k for k, time in enumerate(times) if start <= time <= end]
+        for k in inside:
+            said = round(left[defect]) - 1 if k == inside[-1] else NOTHING
+            labels[k] = DEFECTS.index(defect.label), said
+    return labels
+
+
+class SpokenCollator(SFTCollator):
+    """As `SFTCollator`; the batch also holds `spoken_KIND` int64 [rows, length] for each kind of `WORDS`:
+    which of its words each token is to say, or `NOTHING`.
+
+    Rows hold `motions`, `verbs` and `defects` besides, as `motion_labels` and so on give them.
+    """
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = super().__call__(rows)
+        ids, tokenizer = batch["input_ids"], self.processor.tokenizer
+        spoken = {kind: torch.full_like(ids, NOTHING) for kind in WORDS}
+        chunk_end = tokenizer.convert_tokens_to_ids("<|vision_end|>")
+        for i, row in enumerate(rows):  # a filler row, which comes last, says nothing
+            spoken["motion"][i, ids[i] == self.processor.image_token_id] = torch.as_tensor(row["motions"])
+            ends = (ids[i] == chunk_end).nonzero().flatten()
+            defects, levels = torch.as_tensor(row["defects"]).T
+            spoken["defect"][i, ends], spoken["severity"][i, ends + 1] = defects, levels
+            # After the last chunk, up to the first answer; control tokens keep both ends apart from the rest.
+            text = row["question"][row["question"].rindex(_BEFORE_PROMPT) :]
+            places = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+            start = ids.shape[1] - int((batch["branches"][i] > 0).sum()) - len(places)
+            for last, motion in row["verbs"]:
+                character = len(_BEFORE_PROMPT) + last
+                token = next(k for k, (low, high) in enumerate(places) if low <= character < high)
+                spoken["verb"][i, start + token] = motion
+        return batch | {f"spoken_{kind}": labels for kind, labels in spoken.items()}
+
+
+def spoken_loss(
+    model: Any, states: torch.Tensor, labels: torch.Tensor, ids: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean cross-entropy over the words of the labelled tokens, and the share that is right.
+
+    Args:
+        model: a Qwen3-VL model, bare or with LoRA, for its last norm and its output head.
+        states: [rows, length, width], after some layer.
+        labels: int64 [rows, length], `NOTHING` where nothing is asked.
+        ids: of the words.
+    """
+    known = labels != NOTHING
+    head = model.get_output_embeddings().weight[list(ids)]
+    inner: Any = next(part for part in model.modules() if hasattr(part, "language_model"))
+    said = inner.language_model.norm(states[known]).float() @ head.float().T
+    loss = F.cross_entropy(said, labels[known], reduction="sum") / known.sum().clamp(min=1)
+    right = (said.argmax(dim=1) == labels[known]).float().sum() / known.sum().clamp(min=1)
+    return loss, right
