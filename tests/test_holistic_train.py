@@ -106,7 +106,8 @@ def test_a_lora_changes_what_it_is_for_and_is_merged(monkeypatch, base, tmp_path
 
 def test_a_branch_that_is_left_out_is_gone(monkeypatch, base, tmp_path):
     more = ["--lora_rank", "0", "--max_steps", "1", "--branches", "technical", "semantic"]
-    kept = train(monkeypatch, base, tmp_path, *more)
+    kept = train(monkeypatch, base, tmp_path, *more, "--save_dtype", "float16")
+    assert kept["semantic_projection.weight"].dtype == torch.float16
     start = load_file(base / "model.safetensors")
     assert kept.keys() == {name for name in start if not name.startswith("motion")}
     scorer = HolisticScorer.from_pretrained(tmp_path, device="cpu")

@@ -13,7 +13,7 @@ import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -75,6 +75,9 @@ class HolisticArguments:
         metadata={"help": "encoders of the base to keep, as an ablation; default: all"},
     )
     train_semantic: bool = field(default=False, metadata={"help": "train BLIP too"})
+    save_dtype: Literal["float32", "float16", "bfloat16"] | None = field(
+        default=None, metadata={"help": "precision of the saved weights; default: that of training"}
+    )
     varied_share: float = field(default=0.25, metadata={"help": "world: share of other sizes and rates"})
     mismatched_share: float = field(default=0.0, metadata={"help": "share with another clip's prompt"})
 
@@ -253,7 +256,13 @@ def main() -> None:
     trainer.train(resume_from_checkpoint=last_finished_checkpoint(output))
     if lora is not None:
         model.language = lora.merge_and_unload()
-    save_result(trainer, plan, data=arguments.data, trained_on=arguments.trained_on)
+    save_result(
+        trainer,
+        plan,
+        data=arguments.data,
+        trained_on=arguments.trained_on,
+        save_dtype=arguments.save_dtype,
+    )
 
 
 if __name__ == "__main__":
