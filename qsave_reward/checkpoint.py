@@ -21,7 +21,7 @@ from qsave_reward.types import Provenance
 
 METADATA_FILE = "qsave.json"
 HOLISTIC_TYPE = "qsave_holistic"
-BUNDLED = {"tiny": Path(__file__).parent / "weights" / "tiny"}
+BUNDLED = {name: Path(__file__).parent / "weights" / name for name in ("tiny", "holistic-tiny")}
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def words(text: str) -> list[str]:
 
 
 def find_checkpoint(name: str | Path) -> Path:
-    """Directory of a bundled model ("tiny"), of a local path, or of a repository on the Hugging Face hub.
+    """Directory of a bundled model ("tiny", "holistic-tiny"), a local path, or a repository on the hub.
 
     Raises:
         ConfigError: (`code="unknown_model"`) when it is none of these or cannot be fetched.

@@ -68,7 +68,7 @@ class CheckpointScorer:
         """Load a trained model.
 
         Args:
-            name: `"tiny"` (bundled), a checkpoint directory, or a hub id.
+            name: `"tiny"` or `"holistic-tiny"` (bundled), a checkpoint directory, or a hub id.
             device: default: the first GPU if there is one, else the CPU.
             dtype: default: bfloat16 on a GPU, float32 on a CPU.
             batch_size: clips in one forward pass.

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from qsave_reward.checkpoint_scorer import CheckpointScorer
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Machine output on standard output.")]
-Model = Annotated[str, typer.Option(help="'tiny' (bundled), a checkpoint directory or a hub id.")]
+Model = Annotated[
+    str, typer.Option(help="'tiny' or 'holistic-tiny' (bundled), a checkpoint directory or a hub id.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: a GPU if there is one.")]
 
 

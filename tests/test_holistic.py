@@ -207,6 +207,16 @@ def test_it_is_evaluated_as_any_other(scorer):
     assert (found["results"]["attribution"]["n_failed"], found["results"]["attribution"]["n"]) == (2, 0)
 
 
+def test_the_bundled_checkpoint_agrees_with_the_raters():
+    bundled = load_scorer("holistic-tiny", device="cpu")
+    assert isinstance(bundled, HolisticScorer) and "not on real video" in bundled.metadata.trained_on
+    found = evaluate(bundled, load_data("world:test", limit=120), attribution_limit=0).to_dict()
+    # With 120 clips an SRCC is uncertain by about 0.1.
+    assert found["n_failed"] == 0
+    for name, least in (("visual_quality", 0.6), ("dynamic_quality", 0.45), ("overall", 0.4)):
+        assert found["results"][name]["srcc"] > least
+
+
 def test_the_command_line(folder, tmp_path, monkeypatch, capsys):
     qsave = command(monkeypatch, capsys)
     paths = write_clips(tmp_path)
