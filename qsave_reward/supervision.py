@@ -56,17 +56,20 @@ def sft_row(
         modes: the answers to teach, in this order, each right after the question.
 
     Returns:
-        `question` (text), `answers` (texts), `images` (uint8 [2, H, W, 3] tensors), `levels` [3][5] (target
-        distribution; zeros for a dimension nobody rated), `mos` [3] (0.0 where unrated), `modes`.
+        `question` (text), `answers` (texts), `times` (seconds of each chunk), `images` (uint8 [2, H, W, 3]
+        tensors), `levels` [3][5] (target distribution; zeros for a dimension nobody rated), `mos` [3] (0.0
+        where unrated), `modes`.
 
     Raises:
         ConfigError: when a reasoned answer lacks a rating, since its score line needs all three, or when the
             record's defects are unknown.
     """
     chunks = plan_chunks(clip, plan)
+    times = [chunk.time for chunk in chunks]
     rated = [record.ratings.get(dimension) or _single(record.mos.get(dimension)) for dimension in DIMENSIONS]
     return {
-        "question": processor.question([chunk.time for chunk in chunks], record.prompt),
+        "question": processor.question(times, record.prompt),
+        "times": times,
         "answers": [direct_answer() if mode == "direct" else _reasoned(record) for mode in modes],
         "images": resize_chunks(chunks),
         "levels": [level_distribution(values) if values else [0.0] * len(LEVELS) for values in rated],

@@ -3,12 +3,17 @@
 import copy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 
 from muon import MuonWithAdamW
+from training import check_muon
+
+from qsave_reward.errors import ConfigError
 
 
 def make():
@@ -69,3 +74,10 @@ def test_a_model_of_matrices_only_needs_no_adamw():
     model(torch.ones(1, 4)).sum().backward()
     optimizer.step()
     assert list(optimizer.parts) == ["muon"] and not torch.equal(model.weight, before)
+
+
+def test_muon_and_deepspeed_together_are_refused_and_each_alone_is_not():
+    with pytest.raises(ConfigError, match="without DeepSpeed only"):
+        check_muon(SimpleNamespace(deepspeed="zero2.json"), muon=True)
+    check_muon(SimpleNamespace(deepspeed="zero2.json"), muon=False)
+    check_muon(SimpleNamespace(deepspeed=None), muon=True)

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 from spoken_facts import (
     DEFECTS,
     SpokenCollator,
+    check_layers,
     defect_labels,
     motion_labels,
     spoken_loss,
@@ -70,6 +71,12 @@ def test_each_fact_has_a_word_of_its_own(processor):
     }
     assert words["verb"] == words["motion"] and words["severity"] == list(LEVELS)
     assert words["defect"] == ["no", *(label.split()[0] for label in LABELS["dynamic_quality"])]
+
+
+def test_a_model_that_ends_before_the_last_fact_is_read_is_refused():
+    check_layers(4)
+    with pytest.raises(ConfigError, match="at least 4 layers, got 3.*--facts_weight 0"):
+        check_layers(3)
 
 
 def test_words_that_begin_alike_are_refused():

@@ -146,6 +146,7 @@ def test_unknown_defects_are_not_taught_as_none(processor):
     with pytest.raises(ConfigError, match=r"defects.*reasoned_share 0"):
         sft_row(CLIP, unknown, processor, PLAN, ["reasoned", "direct"])
     row = sft_row(CLIP, unknown, processor, PLAN, ["direct"])
+    assert row["times"] == [1 / 16, 5 / 16, 9 / 16, 13 / 16]
     assert row["answers"] == [direct_answer()]
     row = sft_row(CLIP, replace(RECORD, defects=()), processor, PLAN, ["reasoned"])
     assert row["answers"][0].count("no defect") == 3

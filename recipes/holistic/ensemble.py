@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from qsave_reward.errors import ConfigError, QSaveError
 from qsave_reward.evaluate.predictions import Prediction
 from qsave_reward.evaluate.saved import load_evaluation
+from qsave_reward.evaluate.summary import OVERALL, columns
 from qsave_reward.metrics import bootstrap_ci, srcc
 from qsave_reward.types import DIMENSIONS, VideoScore
 
@@ -62,21 +63,12 @@ def common_items(evaluations: Sequence[Sequence[Prediction]]) -> list[tuple[Pred
     return [items for items in together if all(isinstance(p.card, VideoScore) for p in items)]
 
 
-def _score(prediction: Prediction, name: str) -> float:
-    assert isinstance(prediction.card, VideoScore)
-    return prediction.card.overall if name == "overall" else prediction.card.scores[name].mean
-
-
 def row(items: Sequence[tuple[Prediction, ...]], name: str) -> Row | None:
     """Agreement on one dimension, over the items that people rated in it; `None` when there are none."""
-    truths = [items_of[0].record.mos.get(name) for items_of in items]
-    if name == "overall":
-        truths = [items_of[0].record.overall for items_of in items]
-    rated = [k for k, truth in enumerate(truths) if truth is not None]
-    if not rated:
+    found = [columns(predictions, name) for predictions in zip(*items, strict=True)]
+    if not found or not len(found[0].truth):
         return None
-    truth = np.array([truths[k] for k in rated], dtype=np.float64)
-    scores = np.array([[_score(p, name) for p in items[k]] for k in rated])
+    truth, scores = found[0].truth, np.stack([one.predicted for one in found], axis=1)
     alone = [srcc(column, truth) for column in scores.T]
     best = int(np.argmax(alone))
 
@@ -89,7 +81,7 @@ def row(items: Sequence[tuple[Prediction, ...]], name: str) -> Row | None:
         together=srcc(mixed(scores), truth),
         gain=(gain(scores, truth), *bootstrap_ci(gain, scores, truth)),
         between=srcc(scores[:, 0], scores[:, 1]),
-        n=len(rated),
+        n=len(truth),
     )
 
 
@@ -110,7 +102,7 @@ def main() -> None:
             raise ConfigError(f"expected at least two folders to compare, got {len(options.folders)}")
         evaluations = [load_evaluation([folder]).predictions for folder in options.folders]
         items = common_items(evaluations)
-        rows = [found for name in (*DIMENSIONS, "overall") if (found := row(items, name)) is not None]
+        rows = [found for name in (*DIMENSIONS, OVERALL) if (found := row(items, name)) is not None]
     except QSaveError as error:
         sys.exit(f"error: {error}")
     left_out = len(evaluations[0]) - len(items)

@@ -26,6 +26,7 @@ sys.path.append(str(Path(__file__).parent.parent / "reward"))
 
 from clips import Source, WorldMix, open_clips, read_rated
 from training import (
+    check_muon,
     last_finished_checkpoint,
     muon_optimizer,
     parse_options,
@@ -229,8 +230,7 @@ OPTIONS = (HolisticArguments, TrainingArguments)
 def main() -> None:
     arguments, options = parse_options(sys.argv[1:], *OPTIONS)
     options.remove_unused_columns = False
-    if arguments.muon and options.deepspeed:
-        raise ConfigError("muon works without DeepSpeed only; leave out one of the two")
+    check_muon(options, muon=arguments.muon)
     output = Path(options.output_dir)
     base = Path(arguments.model_name_or_path)
     model, tokenizer = load_holistic(base, dtype=torch.float32)

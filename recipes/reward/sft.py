@@ -20,6 +20,7 @@ from datasets import Dataset
 from spoken_facts import (
     LAYERS,
     SpokenCollator,
+    check_layers,
     defect_labels,
     motion_labels,
     spoken_loss,
@@ -27,6 +28,7 @@ from spoken_facts import (
     word_ids,
 )
 from training import (
+    check_muon,
     last_finished_checkpoint,
     load_model,
     muon_optimizer,
@@ -40,7 +42,7 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 from qsave_reward.errors import ConfigError, QSaveError
 from qsave_reward.processor import QSaveProcessor
 from qsave_reward.slots import slot_token_ids
-from qsave_reward.slowfast import FramePlan, plan_chunks
+from qsave_reward.slowfast import FramePlan
 from qsave_reward.supervision import (
     IGNORED,
     SFTCollator,
@@ -193,8 +195,7 @@ def make_dataset(
                 planned = plan_of(index)
                 row["motions"] = motion_labels(planned, len(clip.times), grids)
                 row["verbs"] = verb_labels(planned, record.prompt)
-                times = [chunk.time for chunk in plan_chunks(clip, plan)]
-                row["defects"] = defect_labels(planned, times)
+                row["defects"] = defect_labels(planned, row["times"])
             made.append(row)
         return {key: [row[key] for row in made] for key in made[0]}
 
@@ -203,8 +204,7 @@ def make_dataset(
 
 def main() -> None:
     arguments, plan, config, model_config = parse_options(sys.argv[1:], *OPTIONS)
-    if arguments.muon and config.deepspeed:
-        raise ConfigError("muon works without DeepSpeed only; leave out one of the two")
+    check_muon(config, muon=arguments.muon)
     if arguments.facts_weight and (config.deepspeed or not arguments.data.startswith("world:")):
         raise ConfigError(
             f"facts_weight works with clips of the rendered world and without DeepSpeed, got data "
@@ -216,12 +216,8 @@ def main() -> None:
     processor = QSaveProcessor.for_model(model_config.model_name_or_path)
     plan = replace(plan, token_side=processor.patch_size * processor.merge_size)
     model: Any = load_model(model_config, freeze_vision=arguments.freeze_vision)
-    layers = len(model.model.language_model.layers)
-    if arguments.facts_weight and layers < max(LAYERS.values()):
-        raise ConfigError(
-            f"facts_weight needs a language model of at least {max(LAYERS.values())} layers, got {layers}: "
-            "set it to 0 (--facts_weight 0)"
-        )
+    if arguments.facts_weight:
+        check_layers(len(model.model.language_model.layers))
     if arguments.compile_blocks:
         for block in (*model.model.visual.blocks, *model.model.language_model.layers):
             block.compile(dynamic=True)

@@ -61,6 +61,15 @@ _VERB = re.compile(rf"\b(?:{'|'.join(_FORMS)})\b")
 _BEFORE_PROMPT = "\nPrompt: "
 
 
+def check_layers(layers: int) -> None:
+    """A ConfigError when a language model of so many layers ends before the last fact is read."""
+    if layers < max(LAYERS.values()):
+        raise ConfigError(
+            f"facts_weight needs a language model of at least {max(LAYERS.values())} layers, got {layers}: "
+            "set it to 0 (--facts_weight 0)"
+        )
+
+
 def word_ids(tokenizer: Any) -> dict[str, list[int]]:
     """For each kind of fact the first tokens of its words.
 

@@ -50,6 +50,12 @@ def check_max_steps(config: TrainingArguments) -> None:
         raise ConfigError(f"expected max_steps above 0, got {config.max_steps}; there are no epochs here")
 
 
+def check_muon(options: TrainingArguments, *, muon: bool) -> None:
+    """A ConfigError when Muon is asked for together with DeepSpeed, which has optimizers of its own."""
+    if muon and options.deepspeed:
+        raise ConfigError("muon works without DeepSpeed only; leave out one of the two")
+
+
 def rows_needed(config: TrainingArguments) -> int:
     """How many rows all processes together take in `max_steps`.
 
