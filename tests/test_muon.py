@@ -10,8 +10,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 
-from muon import MuonWithAdamW
-from training import check_muon
+import muon
+import precision
+from muon import Muon, MuonWithAdamW
+from precision import precision_options, slow_bfloat16
+from training import check_muon, parse_options
+from transformers import TrainingArguments
 
 from qsave_reward.errors import ConfigError
 
@@ -81,3 +85,38 @@ def test_muon_and_deepspeed_together_are_refused_and_each_alone_is_not():
         check_muon(SimpleNamespace(deepspeed="zero2.json"), muon=True)
     check_muon(SimpleNamespace(deepspeed="zero2.json"), muon=False)
     check_muon(SimpleNamespace(deepspeed=None), muon=True)
+
+
+@pytest.mark.parametrize("shape", [(24, 10), (10, 24), (16, 16)])
+def test_updates_are_those_of_torch_and_in_single_precision_close_to_orthogonal(monkeypatch, shape):
+    torch.manual_seed(0)
+    start, gradients = torch.randn(shape), torch.randn(3, *shape)
+
+    def stepped(kind, **options):
+        weight = torch.nn.Parameter(start.clone())
+        optimizer = kind([weight], lr=0.01, weight_decay=0.1, **options)
+        for gradient in gradients:
+            weight.grad = gradient.clone()
+            optimizer.step()
+        return weight.detach()
+
+    torchs = stepped(torch.optim.Muon, adjust_lr_fn="match_rms_adamw")
+    monkeypatch.setattr(muon, "slow_bfloat16", lambda device: False)
+    assert torch.equal(stepped(Muon), torchs)
+    monkeypatch.setattr(muon, "slow_bfloat16", lambda device: True)
+    single = stepped(Muon)
+    assert torch.allclose(single, torchs, atol=2e-3) and not torch.equal(single, torchs)
+    values = torch.linalg.svdvals(muon.near_orthogonal(gradients[0].double(), (3.4445, -4.775, 2.0315), 5))
+    assert values.min() > 0.6 and values.max() < 1.3
+
+
+def test_bfloat16_is_turned_off_where_it_would_be_imitated(monkeypatch, capsys):
+    monkeypatch.setattr(precision, "slow_bfloat16", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert precision_options() == ["--bf16", "false"]
+    assert "imitate bfloat16" in capsys.readouterr().err
+    config = parse_options(["--bf16", "true", "--use_cpu", "true", "--output_dir", "x"], TrainingArguments)[0]
+    assert config.bf16 is False and config.mixed_precision == "no"
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert precision_options() == []
+    assert slow_bfloat16("cuda") is slow_bfloat16("meta") is False

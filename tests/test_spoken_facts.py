@@ -15,17 +15,19 @@ from qsave_reward.types import LEVELS, Defect
 from qsave_reward.video import Sampling, read_clip
 from qsave_reward.world import LABELS, WorldConfig, render_plan, world_plan
 from qsave_reward.world.phrasing import VERBS
-from qsave_reward.world.scene import MOTIONS
+from qsave_reward.world.scene import COUNT_WORDS, MOTIONS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 from spoken_facts import (
     DEFECTS,
+    WORDS,
     SpokenCollator,
     check_layers,
     defect_labels,
     motion_labels,
+    prompt_labels,
+    shown_groups,
     spoken_loss,
-    verb_labels,
     word_ids,
 )
 from token_targets import NOTHING, token_targets
@@ -69,8 +71,12 @@ def test_each_fact_has_a_word_of_its_own(processor):
         **{name: f"{name}s" for name in ("grow", "shrink", "rotate", "bounce", "swing")},
         **{"orbit": "loops", "appear": "appears", "disappear": "disappears"},
     }
-    assert words["verb"] == words["motion"] and words["severity"] == list(LEVELS)
-    assert words["defect"] == ["no", *(label.split()[0] for label in LABELS["dynamic_quality"])]
+    assert words["verb"] == words["motion"] and words["relation"] == ["left", "right", "above", "below"]
+    assert words["shape"] == list(WORDS["shape"]) and words["color"] == list(WORDS["color"])
+    assert all(full.startswith(begun) for full, begun in zip(WORDS["count"], words["count"], strict=True))
+    for dimension in ("visual_quality", "dynamic_quality"):
+        assert words[dimension] == ["no", *(label.split()[0] for label in LABELS[dimension])]
+        assert words[f"{dimension}_level"] == list(LEVELS)
 
 
 def test_a_model_that_ends_before_the_last_fact_is_read_is_refused():
@@ -84,9 +90,14 @@ def test_words_that_begin_alike_are_refused():
         word_ids(lambda text: {"input_ids": list(text.encode())})
 
 
+def said_of(plan, kind):
+    """The prompt up to each word that is to say something of this kind, and what it is to say."""
+    labels = prompt_labels(plan, plan.prompt)
+    return [(plan.prompt[: end + 1], label) for name, end, label in labels if name == kind]
+
+
 def verbs_of(plan):
-    """What each labelled verb ends with, and what it is to say."""
-    return [(plan.prompt[: end + 1], MOTIONS[label]) for end, label in verb_labels(plan, plan.prompt)]
+    return [(text, MOTIONS[label]) for text, label in said_of(plan, "verb")]
 
 
 def test_each_verb_says_what_its_own_object_does():
@@ -95,7 +106,6 @@ def test_each_verb_says_what_its_own_object_does():
         plan = world_plan("train", index)
         said = verbs_of(plan)
         if len(plan.shown.groups) < len(plan.scene.groups):
-            assert said == []
             continue
         alike = len({g.motion for g in plan.scene.groups}) == 1
         assert len(said) == len(plan.scene.groups) or (alike and len(said) < 2)
@@ -120,16 +130,72 @@ def longer(motion, form):
 
 def test_a_verb_for_two_objects_is_asked_only_while_they_agree():
     plans = [world_plan("train", index) for index in range(4000)]
-    shared = [p for p in plans if len(p.scene.groups) > len(verb_labels(p, p.prompt))]
+    shared = [p for p in plans if len(p.scene.groups) > len(verbs_of(p))]
     shared = [p for p in shared if len(p.shown.groups) == len(p.scene.groups)]
     agree = [p for p in shared if len({g.motion for g in p.shown.groups}) == 1]
     assert len(agree) > 5 and len(shared) > len(agree)
     assert all(len(verbs_of(p)) == (p in agree) for p in shared)
 
 
-def test_verbs_of_another_clips_prompt_say_nothing():
+def test_words_of_another_clips_prompt_say_nothing():
     plan = world_plan("train", 0)
-    assert verb_labels(plan, plan.prompt) and verb_labels(plan, world_plan("train", 1).prompt) == []
+    assert prompt_labels(plan, plan.prompt) and prompt_labels(plan, world_plan("train", 1).prompt) == []
+
+
+def test_each_noun_says_shape_color_and_number_of_its_own_objects():
+    altered = dict.fromkeys(("wrong shape", "wrong color", "wrong count"), 0)
+    for index in range(600):
+        plan = world_plan("train", index)
+        if len(plan.shown.groups) < len(plan.scene.groups):
+            continue
+        facts = [said_of(plan, kind) for kind in ("shape", "color", "count")]
+        assert {len(said) for said in facts} == {len(plan.scene.groups)}
+        for meant, there, shape, color, count in zip(
+            plan.scene.groups, plan.shown.groups, *facts, strict=True
+        ):
+            assert shape[0] == color[0] == count[0]
+            # The noun as a whole, where it is named first.
+            number, *words = shape[0].split()[-4 if meant.size else -3 :]
+            plural = "" if meant.count == 1 else "es" if meant.shape.endswith("s") else "s"
+            assert words[-2:] == [meant.color, meant.shape + plural]
+            assert number == COUNT_WORDS[meant.count] or (number == "an" and meant.count == 1)
+            assert f"{meant.color} {meant.shape}" not in shape[0][: -len(" ".join(words[-2:]))]
+            assert WORDS["shape"][shape[1]] == there.shape and WORDS["color"][color[1]] == there.color
+            assert count[1] == there.count
+        for label in altered:
+            altered[label] += any(defect.label == label for defect in plan.defects)
+    assert min(altered.values()) > 20
+
+
+def test_a_missing_noun_says_that_there_is_none_and_its_verb_nothing():
+    seen = 0
+    for index in range(1500):
+        plan = world_plan("train", index)
+        labels = [d.label for d in plan.defects if d.dimension == "text_alignment"]
+        if labels != ["missing object"] or len({g.motion for g in plan.scene.groups}) == 1:
+            continue
+        gone = [g for g in plan.scene.groups if g not in plan.shown.groups]
+        assert [g for g in shown_groups(plan) if g] == list(plan.shown.groups)
+        nothing = [text for text, count in said_of(plan, "count") if count == 0]
+        assert len(nothing) == len(gone) == 1 and gone[0].shape in nothing[0].split()[-1]
+        assert nothing[0] not in [text for text, _ in said_of(plan, "shape") + said_of(plan, "color")]
+        assert [said for _, said in verbs_of(plan)] == [g.motion for g in plan.shown.groups]
+        seen += 1
+    assert seen > 20
+
+
+def test_a_relation_is_said_after_both_of_its_objects():
+    wrong = 0
+    for index in range(3000):
+        plan = world_plan("train", index)
+        said = said_of(plan, "relation")
+        assert len(said) == (plan.shown.relation is not None)
+        for text, label in said:
+            first, second = (f"{g.color} {g.shape}" for g in plan.scene.groups)
+            assert text.endswith(",") and text.count(first) == text.count(second) == 1
+            assert plan.shown.relation.startswith(WORDS["relation"][label])
+            wrong += plan.shown.relation != plan.scene.relation
+    assert wrong > 20
 
 
 def plan_with(*defects):
@@ -139,27 +205,30 @@ def plan_with(*defects):
 def test_chunk_ends_name_the_defect_of_their_time_and_the_last_one_what_it_leaves():
     times = [k / 4 + 1 / 16 for k in range(8)]
     jump = Defect("dynamic_quality", "jump", 0.5, 0.5, 1.0)
-    said = defect_labels(plan_with(jump, Defect("visual_quality", "blur", 1.0)), times)
+    both = plan_with(jump, Defect("visual_quality", "blur", 1.0))
+    said = defect_labels(both, times, "dynamic_quality")
     # Chunks at 0.56 and 0.81 seconds; 1 - 0.85 * 0.5 ** 0.85 of the quality is left: 3.11, fair.
     assert said == [(0, NOTHING)] * 2 + [(4, NOTHING), (4, 2)] + [(0, NOTHING)] * 4
-    assert DEFECTS[4] == "jump" and LEVELS[2] == "fair"
+    assert DEFECTS["dynamic_quality"][4] == "jump" and LEVELS[2] == "fair"
+    assert defect_labels(both, times, "visual_quality") == [(1, NOTHING)] * 7 + [(1, 0)]
     whole = Defect("dynamic_quality", "flicker", 1.0)
-    assert defect_labels(plan_with(whole), times) == [(3, NOTHING)] * 7 + [(3, 0)]
+    assert defect_labels(plan_with(whole), times, "dynamic_quality") == [(3, NOTHING)] * 7 + [(3, 0)]
 
 
 def test_of_two_defects_at_a_time_the_worse_one_is_named():
     mild, bad = Defect("dynamic_quality", "jitter", 0.2), Defect("dynamic_quality", "jump", 0.9, 0.0, 1.0)
     for order in ((mild, bad), (bad, mild)):
-        said = [DEFECTS[label] for label, _ in defect_labels(plan_with(*order), [0.0, 0.5, 1.0, 1.5])]
+        labels = defect_labels(plan_with(*order), [0.0, 0.5, 1.0, 1.5], "dynamic_quality")
+        said = [DEFECTS["dynamic_quality"][label] for label, _ in labels]
         assert said == ["jump", "jump", "jump", "jitter"]
 
 
 def test_a_clip_without_defects_says_so_in_every_chunk():
-    assert defect_labels(plan_with(), [0.1, 0.3]) == [(0, NOTHING)] * 2
+    assert defect_labels(plan_with(), [0.1, 0.3], "visual_quality") == [(0, NOTHING)] * 2
 
 
 @pytest.mark.parametrize("repeat_shapes", [False, True])
-def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_verbs(processor, repeat_shapes):
+def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_words(processor, repeat_shapes):
     rows = []
     for index, marker in ((0, 3), (1, 7)):
         plan = world_plan("train", index)
@@ -167,13 +236,16 @@ def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_verbs(proce
         clip = read_clip(item.frames, Sampling(max_frames=16), times=item.times.tolist())
         row = sft_row(clip, item.record, processor, PLAN, ["reasoned", "direct"])
         tokens = sum(pair.shape[1] * pair.shape[2] // 32**2 for pair in row["images"])
-        verbs = [(end, 20 + k) for k, (end, _) in enumerate(verb_labels(plan, plan.prompt))]
-        facts = {"motions": torch.arange(tokens) % 2 * marker, "verbs": verbs}
-        facts["defects"] = [(100 * index + k, 50 + k) for k in range(len(row["images"]))]
+        words = [(kind, end, 20 + k) for k, (kind, end, _) in enumerate(prompt_labels(plan, plan.prompt))]
+        facts = {"motions": torch.arange(tokens) % 2 * marker, "prompted": words}
+        facts["defects"] = {
+            kind: [(start + index + k, start + 50 + k) for k in range(len(row["images"]))]
+            for kind, start in (("visual_quality", 100), ("dynamic_quality", 300))
+        }
         rows.append({**row, **facts, "prompt": plan.prompt})
     batch = SpokenCollator(processor, repeat_shapes)(rows)
     ids = batch["input_ids"]
-    spoken = {kind: batch[f"spoken_{kind}"] for kind in ("motion", "verb", "defect", "severity")}
+    spoken = {kind: batch[f"spoken_{kind}"] for kind in WORDS}
     for labels in spoken.values():
         assert labels.shape == ids.shape and len(labels) == 2 + repeat_shapes
         assert (labels[2:] == NOTHING).all()
@@ -188,17 +260,18 @@ def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_verbs(proce
         visual = ids[i] == processor.image_token_id
         assert torch.equal(spoken["motion"][i][visual], row["motions"])
         assert (spoken["motion"][i][~visual] == NOTHING).all()
-        texts, said = before(i, "verb")
-        assert said == [label for _, label in row["verbs"]]
-        assert [t.split("Prompt: ")[-1] for t in texts] == [
-            row["prompt"][: end + 1] for end, _ in row["verbs"]
-        ]
-        texts, said = before(i, "defect")
-        assert said == [label for label, _ in row["defects"]]
-        assert all(text.endswith("<|vision_end|>") for text in texts)
-        texts, said = before(i, "severity")
-        assert said == [label for _, label in row["defects"]]
-        assert [text.split("<|vision_end|>")[-1] for text in texts] == ["<"] * (len(texts) - 1) + ["\n"]
+        for kind in ("verb", "shape", "color", "count", "relation"):
+            texts, said = before(i, kind)
+            words = [(end, label) for name, end, label in row["prompted"] if name == kind]
+            assert said == [label for _, label in words]
+            assert [t.split("Prompt: ")[-1] for t in texts] == [row["prompt"][: end + 1] for end, _ in words]
+        for dimension, labels in row["defects"].items():
+            texts, said = before(i, dimension)
+            assert said == [label for label, _ in labels]
+            assert all(text.endswith("<|vision_end|>") for text in texts)
+            texts, said = before(i, f"{dimension}_level")
+            assert said == [label for _, label in labels]
+            assert [text.split("<|vision_end|>")[-1] for text in texts] == ["<"] * (len(texts) - 1) + ["\n"]
 
 
 def test_loss_by_hand(tiny):

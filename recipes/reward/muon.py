@@ -12,10 +12,46 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from precision import slow_bfloat16
+
+
+class Muon(torch.optim.Muon):
+    """`torch.optim.Muon` scaled to AdamW's updates, in float32 on a device that imitates bfloat16."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            rate, inertia = group["lr"], group["momentum"]
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(weight.grad)
+                momentum = state["momentum_buffer"].lerp_(weight.grad, 1 - inertia)
+                dtype = torch.float32 if slow_bfloat16(weight.device) else torch.bfloat16
+                update = near_orthogonal(
+                    weight.grad.lerp(momentum, inertia).to(dtype), group["ns_coefficients"], group["ns_steps"]
+                )
+                weight.mul_(1 - rate * group["weight_decay"])
+                weight.add_(update, alpha=-rate * 0.2 * max(weight.shape) ** 0.5)
+
+
+def near_orthogonal(
+    matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int
+) -> torch.Tensor:
+    """The matrix with singular values of about 1 (0.7 to 1.2), by Newton-Schulz iterations in its dtype."""
+    a, b, c = coefficients
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Steps `torch.optim.Muon` and `torch.optim.AdamW` together.
+    """Steps `Muon` and `torch.optim.AdamW` together.
 
     `param_groups` are those of both, so that a learning-rate schedule reaches each of them.
     """
@@ -48,9 +84,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         # Either may have nothing to do: LoRA has matrices only.
         self.parts: dict[str, torch.optim.Optimizer] = {}
         if muon:
-            self.parts["muon"] = torch.optim.Muon(
-                muon, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-            )
+            self.parts["muon"] = Muon(muon, weight_decay=weight_decay)
         if adamw:
             self.parts["adamw"] = torch.optim.AdamW(adamw, betas=betas)
         super().__init__([p for _, p in trained], {"lr": lr})

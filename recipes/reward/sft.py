@@ -18,13 +18,14 @@ import torch
 from clips import WorldMix, open_clips, world_plans
 from datasets import Dataset
 from spoken_facts import (
+    DEFECTS,
     LAYERS,
     SpokenCollator,
     check_layers,
     defect_labels,
     motion_labels,
+    prompt_labels,
     spoken_loss,
-    verb_labels,
     word_ids,
 )
 from training import (
@@ -194,8 +195,8 @@ def make_dataset(
                 grids = [tuple(side // plan.token_side for side in pair.shape[1:3]) for pair in row["images"]]
                 planned = plan_of(index)
                 row["motions"] = motion_labels(planned, len(clip.times), grids)
-                row["verbs"] = verb_labels(planned, record.prompt)
-                row["defects"] = defect_labels(planned, row["times"])
+                row["prompted"] = prompt_labels(planned, record.prompt)
+                row["defects"] = {kind: defect_labels(planned, row["times"], kind) for kind in DEFECTS}
             made.append(row)
         return {key: [row[key] for row in made] for key in made[0]}
 

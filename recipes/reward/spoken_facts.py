@@ -6,11 +6,13 @@ well could not tell a clip with the wrong motion from one with the right one. He
 some layers is read with the model's own output head ("logit lens"), over a few words:
 
 * each visual token says how the object in it moves;
-* some layers later, each verb of the prompt says what its subject does in the clip, whatever the verb means;
-* the end of each chunk says which defect the motion has in it;
+* some layers later, each verb of the prompt says what its subject does in the clip, whatever the verb
+  means, and each noun which shape and color its objects have there and how many they are;
+* the comma after a relation says where the first object is from the second;
+* the end of each chunk says which defects picture and motion have in it;
 * the token after the last such end says the level that this defect leaves.
 
-No weight is added. The score has only to see which verbs disagree and which defects were named.
+No weight is added. The score has only to see which words of the prompt disagree and which defects were named.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ from qsave_reward.errors import ConfigError
 from qsave_reward.supervision import SFTCollator
 from qsave_reward.types import LEVELS
 from qsave_reward.world import LABELS, WorldPlan
-from qsave_reward.world.phrasing import VERBS
+from qsave_reward.world.phrasing import VERBS, noun_phrase
 from qsave_reward.world.raters import latent_quality
-from qsave_reward.world.scene import MOTIONS
+from qsave_reward.world.scene import COLORS, COUNT_WORDS, MOTIONS, RELATIONS, SHAPES, Group
 
 SAID = {
     "grow": "grows",
@@ -43,18 +45,28 @@ SAID = {
 }
 """The word for a motion, where it is not its name."""
 
-DIMENSION = "dynamic_quality"
-DEFECTS = ("no", *LABELS[DIMENSION])
+DEFECTS = {dimension: ("no", *LABELS[dimension]) for dimension in ("visual_quality", "dynamic_quality")}
 WORDS = {
     "motion": [SAID.get(motion, motion) for motion in MOTIONS],
     "verb": [SAID.get(motion, motion) for motion in MOTIONS],
-    "defect": DEFECTS,
-    "severity": LEVELS,
+    "shape": SHAPES,
+    "color": list(COLORS),
+    "count": ["no", *COUNT_WORDS.values()],
+    "relation": [relation.split()[0] for relation in RELATIONS],
+    "visual_quality": DEFECTS["visual_quality"],
+    "visual_quality_level": LEVELS,
+    "dynamic_quality": DEFECTS["dynamic_quality"],
+    "dynamic_quality_level": LEVELS,
 }
-"""Kinds of facts, and the words that a token chooses from to say one."""
+"""Kinds of facts, and the words that a token chooses from to say one. One token may say several kinds."""
 
-LAYERS = {"motion": 2, "verb": 4, "defect": 3, "severity": 4}
-"""After how many layers each kind is read."""
+LAYERS = dict.fromkeys(WORDS, 4) | {
+    "motion": 2,
+    "visual_quality": 2,
+    "visual_quality_level": 3,
+    "dynamic_quality": 3,
+}
+"""After how many layers each kind is read: defects of the picture early, since one chunk shows them."""
 
 _FORMS = sorted((form for pairs in VERBS.values() for pair in pairs for form in pair), key=len, reverse=True)
 _VERB = re.compile(rf"\b(?:{'|'.join(_FORMS)})\b")
@@ -100,23 +112,50 @@ def motion_labels(plan: WorldPlan, frames: int, grids: Sequence[tuple[int, int]]
     return labels
 
 
-def verb_labels(plan: WorldPlan, prompt: str) -> list[tuple[int, int]]:
-    """What the verbs of a prompt are to say: pairs of a verb's last character and an index into `MOTIONS`.
+def shown_groups(plan: WorldPlan) -> list[Group | None]:
+    """For each group of the prompt the one that the clip shows for it, or `None` where it is missing."""
+    shown: list[Group | None] = list(plan.shown.groups)
+    if len(shown) == len(plan.scene.groups):
+        return shown
 
-    Nothing is asked where a clip has another prompt than its own or lacks an object, nor of one verb for
-    objects that move differently.
+    def unlike(missing: int) -> int:
+        rest = [*plan.scene.groups[:missing], *plan.scene.groups[missing + 1 :]]
+        return sum(meant != there for meant, there in zip(rest, shown, strict=True))
+
+    missing = min(range(len(plan.scene.groups)), key=unlike)
+    return [*shown[:missing], None, *shown[missing:]]
+
+
+def prompt_labels(plan: WorldPlan, prompt: str) -> list[tuple[str, int, int]]:
+    """What words of a prompt are to say: kind, the word's last character, index into `WORDS[kind]`.
+
+    Nothing is asked where a clip has another prompt than its own. A noun whose objects are missing says that
+    there are none, and their verb nothing; neither does one verb for objects that move differently.
     """
-    shown = [MOTIONS.index(group.motion) for group in plan.shown.groups]
-    if prompt != plan.prompt or len(shown) != len(plan.scene.groups):
+    if prompt != plan.prompt:
         return []
-    ends = [found.end() - 1 for found in _VERB.finditer(prompt)]
-    if len(ends) < len(shown):
-        shown = shown[:1] if len(set(shown)) == 1 else []
-    return list(zip(ends, shown, strict=False))
+    shown = shown_groups(plan)
+    labels, end = [], 0
+    for meant, there in zip(plan.scene.groups, shown, strict=True):
+        noun = f"{meant.color} {noun_phrase(meant).split()[-1]}"
+        end = prompt.index(noun, end) + len(noun)
+        labels.append(("count", end - 1, there.count if there else 0))
+        if there:
+            labels.append(("shape", end - 1, SHAPES.index(there.shape)))
+            labels.append(("color", end - 1, WORDS["color"].index(there.color)))
+    if plan.shown.relation:
+        labels.append(("relation", prompt.index(",", end), RELATIONS.index(plan.shown.relation)))
+    verbs = [found.end() - 1 for found in _VERB.finditer(prompt)]
+    if len(verbs) < len(shown):
+        shown = [there for there in shown if there]
+        shown = shown[:1] if len({there.motion for there in shown}) == 1 else []
+    pairs = zip(verbs, shown, strict=False)
+    return labels + [("verb", end, MOTIONS.index(there.motion)) for end, there in pairs if there]
 
 
-def defect_labels(plan: WorldPlan, times: Sequence[float]) -> list[tuple[int, int]]:
-    """What the end of each chunk and the token after it are to say: indexes into `DEFECTS` and `LEVELS`.
+def defect_labels(plan: WorldPlan, times: Sequence[float], dimension: str) -> list[tuple[int, int]]:
+    """What the end of each chunk and the token after it are to say of one dimension: indexes into
+    `DEFECTS[dimension]` and `LEVELS`.
 
     The level that a defect leaves is asked only in the last chunk that has it, when all of it was seen. Of
     two defects the worse one is named.
@@ -124,16 +163,17 @@ def defect_labels(plan: WorldPlan, times: Sequence[float]) -> list[tuple[int, in
     Args:
         plan: of the clip.
         times: of the chunks, in seconds.
+        dimension: a key of `DEFECTS`.
     """
     duration = plan.config.num_frames / plan.config.fps
     labels = [(0, NOTHING)] * len(times)
-    left = {d: latent_quality([d], duration)[DIMENSION] for d in plan.defects if d.dimension == DIMENSION}
+    left = {d: latent_quality([d], duration)[dimension] for d in plan.defects if d.dimension == dimension}
     for defect in sorted(left, key=lambda one: -left[one]):
         start, end = defect.start or 0.0, duration if defect.end is None else defect.end
         inside = [k for k, time in enumerate(times) if start <= time <= end]
         for k in inside:
             said = round(left[defect]) - 1 if k == inside[-1] else NOTHING
-            labels[k] = DEFECTS.index(defect.label), said
+            labels[k] = DEFECTS[dimension].index(defect.label), said
     return labels
 
 
@@ -141,7 +181,8 @@ class SpokenCollator(SFTCollator):
     """As `SFTCollator`; the batch also holds `spoken_KIND` int64 [rows, length] for each kind of `WORDS`:
     which of its words each token is to say, or `NOTHING`.
 
-    Rows hold `motions`, `verbs` and `defects` besides, as `motion_labels` and so on give them.
+    Rows hold `motions`, `prompted` and `defects` besides, as `motion_labels` and `prompt_labels` give them
+    and `defect_labels` for each dimension.
     """
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -152,16 +193,17 @@ class SpokenCollator(SFTCollator):
         for i, row in enumerate(rows):  # a filler row, which comes last, says nothing
             spoken["motion"][i, ids[i] == self.processor.image_token_id] = torch.as_tensor(row["motions"])
             ends = (ids[i] == chunk_end).nonzero().flatten()
-            defects, levels = torch.as_tensor(row["defects"]).T
-            spoken["defect"][i, ends], spoken["severity"][i, ends + 1] = defects, levels
+            for dimension, labels in row["defects"].items():
+                defects, levels = torch.as_tensor(labels).T
+                spoken[dimension][i, ends], spoken[f"{dimension}_level"][i, ends + 1] = defects, levels
             # After the last chunk, up to the first answer; control tokens keep both ends apart from the rest.
             text = row["question"][row["question"].rindex(_BEFORE_PROMPT) :]
             places = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
             start = ids.shape[1] - int((batch["branches"][i] > 0).sum()) - len(places)
-            for last, motion in row["verbs"]:
+            for kind, last, label in row["prompted"]:
                 character = len(_BEFORE_PROMPT) + last
                 token = next(k for k, (low, high) in enumerate(places) if low <= character < high)
-                spoken["verb"][i, start + token] = motion
+                spoken[kind][i, start + token] = label
         return batch | {f"spoken_{kind}": labels for kind, labels in spoken.items()}
 
 

@@ -11,6 +11,7 @@ import torch
 import yaml
 from clips import rendered_only
 from muon import MuonWithAdamW
+from precision import precision_options
 from transformers import AutoModelForImageTextToText, Trainer, TrainingArguments
 from trl import ModelConfig, TrlParser
 
@@ -30,7 +31,7 @@ def parse_options(argv: list[str], *kinds: type) -> tuple[Any, ...]:
     """
     parser = TrlParser(kinds, allow_abbrev=False)
     try:
-        return parser.parse_args_and_config(expand_config(argv))
+        return parser.parse_args_and_config([*expand_config(argv), *precision_options()])
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
