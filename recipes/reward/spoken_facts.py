@@ -7,7 +7,8 @@ some layers is read with the model's own output head ("logit lens"), over a few 
 
 * each visual token says how the object in it moves;
 * some layers later, each verb of the prompt says what its subject does in the clip, whatever the verb
-  means, and each noun which shape and color its objects have there and how many they are;
+  means, and each noun which shape and color its objects have there, how many they are, and in which half of
+  the picture;
 * the comma after a relation says where the first object is from the second;
 * the end of each chunk says which defects picture and motion have in it;
 * the token after the last such end says the level that this defect leaves.
@@ -21,9 +22,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from token_targets import NOTHING, token_targets
+from numpy.typing import NDArray
+from token_targets import NOTHING, VISIBLE, token_targets
 
 from qsave_reward.errors import ConfigError
 from qsave_reward.supervision import SFTCollator
@@ -32,6 +35,7 @@ from qsave_reward.world import LABELS, WorldPlan
 from qsave_reward.world.phrasing import VERBS, noun_phrase
 from qsave_reward.world.raters import latent_quality
 from qsave_reward.world.scene import COLORS, COUNT_WORDS, MOTIONS, RELATIONS, SHAPES, Group
+from qsave_reward.world.stream import plan_tracks
 
 SAID = {
     "grow": "grows",
@@ -52,6 +56,8 @@ WORDS = {
     "shape": SHAPES,
     "color": list(COLORS),
     "count": ["no", *COUNT_WORDS.values()],
+    "across": ["left", "right"],
+    "height": ["above", "below"],
     "relation": [relation.split()[0] for relation in RELATIONS],
     "visual_quality": DEFECTS["visual_quality"],
     "visual_quality_level": LEVELS,
@@ -62,11 +68,17 @@ WORDS = {
 
 LAYERS = dict.fromkeys(WORDS, 4) | {
     "motion": 2,
+    "across": 3,
+    "height": 3,
     "visual_quality": 2,
     "visual_quality_level": 3,
     "dynamic_quality": 3,
 }
-"""After how many layers each kind is read: defects of the picture early, since one chunk shows them."""
+"""After how many layers each kind is read: defects of the picture early, since one chunk shows them; where
+objects are before how they relate."""
+
+CENTRAL = 0.12
+"""An object this near to the middle of the picture, as a share of its width or height, is in no half."""
 
 _FORMS = sorted((form for pairs in VERBS.values() for pair in pairs for form in pair), key=len, reverse=True)
 _VERB = re.compile(rf"\b(?:{'|'.join(_FORMS)})\b")
@@ -143,6 +155,9 @@ def prompt_labels(plan: WorldPlan, prompt: str) -> list[tuple[str, int, int]]:
         if there:
             labels.append(("shape", end - 1, SHAPES.index(there.shape)))
             labels.append(("color", end - 1, WORDS["color"].index(there.color)))
+            for kind, offset in zip(("across", "height"), _off_center(plan, there), strict=True):
+                if abs(offset) > CENTRAL:
+                    labels.append((kind, end - 1, int(offset > 0)))
     if plan.shown.relation:
         labels.append(("relation", prompt.index(",", end), RELATIONS.index(plan.shown.relation)))
     verbs = [found.end() - 1 for found in _VERB.finditer(prompt)]
@@ -151,6 +166,17 @@ def prompt_labels(plan: WorldPlan, prompt: str) -> list[tuple[str, int, int]]:
         shown = shown[:1] if len({there.motion for there in shown}) == 1 else []
     pairs = zip(verbs, shown, strict=False)
     return labels + [("verb", end, MOTIONS.index(there.motion)) for end, there in pairs if there]
+
+
+def _off_center(plan: WorldPlan, group: Group) -> NDArray[np.float64]:
+    """Mean place (x, y) of a group's objects while they can be seen, from the middle, in picture sides; zeros
+    where they never can."""
+    tracks = [track for one, track in plan_tracks(plan) if one == group]
+    seen = np.concatenate([track.centers[track.alpha >= VISIBLE] for track in tracks])
+    if not len(seen):
+        return np.zeros(2)
+    offset: NDArray[np.float64] = seen.mean(axis=0) / (plan.config.width, plan.config.height) - 0.5
+    return offset
 
 
 def defect_labels(plan: WorldPlan, times: Sequence[float], dimension: str) -> list[tuple[int, int]]:

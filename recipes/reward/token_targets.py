@@ -25,6 +25,8 @@ NOTHING = -1
 
 FINE = 8
 """A token's mask has this many points in each direction."""
+VISIBLE = 0.3
+"""Opacity from which an object is taken to be there."""
 RAYS = 16
 """Directions in which the outline of an object is told."""
 
@@ -93,7 +95,7 @@ def _label(
         offsets = centers.mean(axis=1)[:, None] - places
         radius = np.broadcast_to(radii.mean(axis=1)[:, None, None], (*color.shape, 1))
         gap = np.hypot(*np.moveaxis(np.clip(np.abs(offsets) - 0.5, 0, None), -1, 0))
-        visible = track.alpha[pairs].min(axis=1) >= 0.3
+        visible = track.alpha[pairs].min(axis=1) >= VISIBLE
         inside = visible[:, None] & (gap < 0.6 * radius[..., 0])
         change = 10 * np.concatenate([centers[:, 1] - centers[:, 0], radii[:, 1:] - radii[:, :1]], axis=1)
         change = np.broadcast_to(change[:, None], (*color.shape, 3))

@@ -1,0 +1,141 @@
+"""What keeps a score from its ceiling? Clips of the rendered world by the defects that they have.
+
+    python recipes/reward/gaps.py --model tiny --data world:test --limit 1000
+
+For each dimension a table with a row for each kind of clip: how many there are, by how much their scores are
+off the raters' on average, how well the score orders them (SRCC with the raters), how well it tells them from
+clips without a defect (area under the curve), and by how much the SRCC over all clips would rise if the true
+quality stood in place of the score of these clips alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qsave_reward.checkpoint_scorer import CheckpointScorer
+from qsave_reward.errors import ConfigError, QSaveError
+from qsave_reward.loading import load_scorer
+from qsave_reward.metrics import srcc
+from qsave_reward.terminal import progress_bar
+from qsave_reward.types import DIMENSIONS
+from qsave_reward.world import WorldPlan, parse_world_name, render_plan, world_plan
+from qsave_reward.world.raters import latent_quality
+
+BATCH = 25
+NONE, SEVERAL = "none", "several"
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What one kind of clip costs.
+
+    Attributes:
+        label: a defect, `NONE` or `SEVERAL`.
+        n: clips of this kind.
+        bias: mean of score - MOS, in score points.
+        within: SRCC of score and MOS among these clips; NaN for fewer than three or where all are alike.
+        told: area under the curve of the score between these clips and those without a defect; NaN for
+            `NONE` or where there are none of those.
+        gain: SRCC over all clips with the true quality of these in place of their score, minus that without.
+    """
+
+    label: str
+    n: int
+    bias: float
+    within: float
+    told: float
+    gain: float
+
+
+def gaps(kinds: Sequence[str], scores: Floats, mos: Floats, truth: Floats) -> list[Gap]:
+    """One `Gap` for each kind of clip, the most costly first.
+
+    Args:
+        kinds: of each clip, [n].
+        scores: of one dimension, [n]; `mos` and `truth` (`latent_quality`) likewise.
+    """
+    names = np.array(kinds)
+    clean, now = scores[names == NONE], srcc(scores, mos)
+    found = []
+    for label in dict.fromkeys(kinds):
+        chosen = names == label
+        own = scores[chosen]
+        higher = np.sign(clean[:, None] - own) / 2 + 0.5
+        told = float(higher.mean()) if label != NONE and len(clean) else float("nan")
+        gain = srcc(np.where(chosen, truth, scores), mos) - now
+        bias = float((own - mos[chosen]).mean())
+        found.append(Gap(label, len(own), bias, _within(own, mos[chosen]), told, gain))
+    return sorted(found, key=lambda gap: -gap.gain)
+
+
+def _within(scores: Floats, mos: Floats) -> float:
+    try:
+        return srcc(scores, mos) if len(scores) > 2 else float("nan")
+    except ConfigError:  # all alike
+        return float("nan")
+
+
+def kind_of(plan: WorldPlan, dimension: str) -> str:
+    """The only defect that a clip has in a dimension, `NONE` or `SEVERAL`."""
+    labels = [defect.label for defect in plan.defects if defect.dimension == dimension]
+    return NONE if not labels else labels[0] if len(labels) == 1 else SEVERAL
+
+
+def score_plans(model: CheckpointScorer, plans: Sequence[WorldPlan]) -> tuple[Floats, Floats]:
+    """Scores and MOS, [clips, dimensions] each."""
+    scores, mos = [], []
+    with progress_bar(len(plans), "scoring") as advance:
+        for start in range(0, len(plans), BATCH):
+            items = [render_plan(plan) for plan in plans[start : start + BATCH]]
+            clips = [model.read(item.frames, times=item.times.tolist()) for item in items]
+            cards = model.score_batch(clips, [item.record.prompt for item in items])
+            scores += [[card.scores[dimension].mean for dimension in DIMENSIONS] for card in cards]
+            mos += [[item.record.mos[dimension] for dimension in DIMENSIONS] for item in items]
+            advance(len(items))
+    return np.array(scores), np.array(mos)
+
+
+def table(found: Sequence[Gap]) -> list[str]:
+    """Markdown, a row for each kind of clip."""
+    lines = ["| clips with | n | bias | SRCC within | AUC against none | SRCC if known |", "|---" * 6 + "|"]
+    for gap in found:
+        numbers = f"{gap.bias:+.2f} | {gap.within:.2f} | {gap.told:.2f} | {gap.gain:+.3f}"
+        lines.append(f"| {gap.label} | {gap.n} | {numbers} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--data", default="world:test", help="world:SPLIT or world:SPLIT:SEED")
+    parser.add_argument("--limit", type=int, default=1000, help="clips")
+    parser.add_argument("--device", default=None)
+    args = parser.parse_args()
+    split, seed = parse_world_name(args.data)
+    model = load_scorer(args.model, device=args.device)
+    plans = [world_plan(split, index, seed=seed) for index in range(args.limit)]
+    scores, mos = score_plans(model, plans)
+    truths = [latent_quality(p.defects, p.config.num_frames / p.config.fps) for p in plans]
+    for k, dimension in enumerate(DIMENSIONS):
+        truth = np.array([true[dimension] for true in truths])
+        now, ceiling = srcc(scores[:, k], mos[:, k]), srcc(truth, mos[:, k])
+        print(f"\n{dimension.replace('_', ' ')}: SRCC {now:.3f}, of the true quality {ceiling:.3f}\n")
+        kinds = [kind_of(p, dimension) for p in plans]
+        print("\n".join(table(gaps(kinds, scores[:, k], mos[:, k], truth))))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except QSaveError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,151 @@
+"""What words of the prompt are to say: of the right object, at the right place, of what the clip shows."""
+
+import sys
+from pathlib import Path
+
+from qsave_reward.world import WorldConfig, world_plan
+from qsave_reward.world.phrasing import VERBS
+from qsave_reward.world.scene import COUNT_WORDS, MOTIONS
+from qsave_reward.world.stream import plan_tracks
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
+from spoken_facts import CENTRAL, WORDS, prompt_labels, shown_groups
+
+
+def said_of(plan, kind):
+    """The prompt up to each word that is to say something of this kind, and what it is to say."""
+    labels = prompt_labels(plan, plan.prompt)
+    return [(plan.prompt[: end + 1], label) for name, end, label in labels if name == kind]
+
+
+def verbs_of(plan):
+    return [(text, MOTIONS[label]) for text, label in said_of(plan, "verb")]
+
+
+def test_each_verb_says_what_its_own_object_does():
+    seen, altered = set(), 0
+    for index in range(600):
+        plan = world_plan("train", index)
+        said = verbs_of(plan)
+        if len(plan.shown.groups) < len(plan.scene.groups):
+            continue
+        alike = len({g.motion for g in plan.scene.groups}) == 1
+        assert len(said) == len(plan.scene.groups) or (alike and len(said) < 2)
+        if len(said) == len(plan.scene.groups):
+            for (text, motion), meant, shown in zip(said, plan.scene.groups, plan.shown.groups, strict=True):
+                form = max((f for pair in VERBS[meant.motion] for f in pair if text.endswith(f)), key=len)
+                # Nothing of the phrase is left, and its object is the last that was named before it.
+                assert not any(
+                    plan.prompt.startswith(f"{text[: -len(form)]}{f}") for f in longer(meant.motion, form)
+                )
+                nouns = [text.rfind(f"{g.color} {g.shape}") for g in plan.scene.groups]
+                assert len(said) == 1 or nouns.index(max(nouns)) == plan.scene.groups.index(meant)
+                assert motion == shown.motion
+                seen.add(form)
+        altered += any(defect.label == "wrong motion" for defect in plan.defects) and bool(said)
+    assert altered > 20 and len(seen) > 50
+
+
+def longer(motion, form):
+    return [f for pair in VERBS[motion] for f in pair if f.startswith(form) and f != form]
+
+
+def test_a_verb_for_two_objects_is_asked_only_while_they_agree():
+    plans = [world_plan("train", index) for index in range(4000)]
+    shared = [p for p in plans if len(p.scene.groups) > len(verbs_of(p))]
+    shared = [p for p in shared if len(p.shown.groups) == len(p.scene.groups)]
+    agree = [p for p in shared if len({g.motion for g in p.shown.groups}) == 1]
+    assert len(agree) > 5 and len(shared) > len(agree)
+    assert all(len(verbs_of(p)) == (p in agree) for p in shared)
+
+
+def test_words_of_another_clips_prompt_say_nothing():
+    plan = world_plan("train", 0)
+    assert prompt_labels(plan, plan.prompt) and prompt_labels(plan, world_plan("train", 1).prompt) == []
+
+
+def test_each_noun_says_shape_color_and_number_of_its_own_objects():
+    altered = dict.fromkeys(("wrong shape", "wrong color", "wrong count"), 0)
+    for index in range(600):
+        plan = world_plan("train", index)
+        if len(plan.shown.groups) < len(plan.scene.groups):
+            continue
+        facts = [said_of(plan, kind) for kind in ("shape", "color", "count")]
+        assert {len(said) for said in facts} == {len(plan.scene.groups)}
+        for meant, there, shape, color, count in zip(
+            plan.scene.groups, plan.shown.groups, *facts, strict=True
+        ):
+            assert shape[0] == color[0] == count[0]
+            # The noun as a whole, where it is named first.
+            number, *words = shape[0].split()[-4 if meant.size else -3 :]
+            plural = "" if meant.count == 1 else "es" if meant.shape.endswith("s") else "s"
+            assert words[-2:] == [meant.color, meant.shape + plural]
+            assert number == COUNT_WORDS[meant.count] or (number == "an" and meant.count == 1)
+            assert f"{meant.color} {meant.shape}" not in shape[0][: -len(" ".join(words[-2:]))]
+            assert WORDS["shape"][shape[1]] == there.shape and WORDS["color"][color[1]] == there.color
+            assert count[1] == there.count
+        for label in altered:
+            altered[label] += any(defect.label == label for defect in plan.defects)
+    assert min(altered.values()) > 20
+
+
+def test_a_missing_noun_says_that_there_is_none_and_its_verb_nothing():
+    seen = 0
+    for index in range(1500):
+        plan = world_plan("train", index)
+        labels = [d.label for d in plan.defects if d.dimension == "text_alignment"]
+        if labels != ["missing object"] or len({g.motion for g in plan.scene.groups}) == 1:
+            continue
+        gone = [g for g in plan.scene.groups if g not in plan.shown.groups]
+        assert [g for g in shown_groups(plan) if g] == list(plan.shown.groups)
+        nothing = [text for text, count in said_of(plan, "count") if count == 0]
+        assert len(nothing) == len(gone) == 1 and gone[0].shape in nothing[0].split()[-1]
+        assert nothing[0] not in [text for text, _ in said_of(plan, "shape") + said_of(plan, "color")]
+        assert [said for _, said in verbs_of(plan)] == [g.motion for g in plan.shown.groups]
+        seen += 1
+    assert seen > 20
+
+
+HALVES = {"left of": (0, 1), "right of": (1, 0), "above": (0, 1), "below": (1, 0)}
+
+
+def test_nouns_say_in_which_half_of_the_picture_their_objects_are():
+    seen = set()
+    for index in range(1500):
+        plan = world_plan("train", index, config=WorldConfig(clean=True))
+        relation, motions = plan.shown.relation, {g.motion for g in plan.shown.groups}
+        if relation and not plan.shown.camera and motions <= {"rotate", "grow", "shrink", "still"}:
+            kind = "across" if relation in ("left of", "right of") else "height"
+            assert tuple(label for _, label in said_of(plan, kind)) == HALVES[relation]
+            nouns = [text for text, _ in said_of(plan, "shape")]
+            assert [text for text, _ in said_of(plan, kind)] == nouns
+            seen.add(relation)
+    assert len(seen) == 4
+
+
+def test_an_object_in_the_middle_is_in_no_half():
+    plans = [world_plan("train", index, config=WorldConfig(clean=True)) for index in range(400)]
+    still = [p for p in plans if not p.shown.camera]
+    lone = [p for p in still if [(g.motion, g.count) for g in p.shown.groups] == [("rotate", 1)]]
+    asked = 0
+    for plan in lone:
+        ((group, track),) = plan_tracks(plan)
+        x, y = track.centers[0] / (plan.config.width, plan.config.height) - 0.5
+        for kind, offset in (("across", x), ("height", y)):
+            assert len(said_of(plan, kind)) == (abs(offset) > CENTRAL)
+            asked += len(said_of(plan, kind))
+    assert 0 < asked < len(lone)
+
+
+def test_a_relation_is_said_after_both_of_its_objects():
+    wrong = 0
+    for index in range(1500):
+        plan = world_plan("train", index)
+        said = said_of(plan, "relation")
+        assert len(said) == (plan.shown.relation is not None)
+        for text, label in said:
+            first, second = (f"{g.color} {g.shape}" for g in plan.scene.groups)
+            assert text.endswith(",") and text.count(first) == text.count(second) == 1
+            assert plan.shown.relation.startswith(WORDS["relation"][label])
+            wrong += plan.shown.relation != plan.scene.relation
+    assert wrong > 20
