@@ -130,8 +130,11 @@ def test_accumulated_batches_are_averaged(base, tmp_path):
     found = {name: float(value) for name, value in re.findall(r"'(loss\w*)': '([0-9.]+)'", log)}
     weights = yaml.safe_load((ROOT / "configs" / "reward" / "tiny" / "1_sft.yaml").read_text())
     parts = [weights[f"{name}_weight"] * found[f"loss_{name}"] for name in ("text", "level", "expectation")]
-    facts = ("motion", "verb", "defect", "severity")
-    parts += [weights["facts_weight"] * found[f"loss_{name}"] for name in facts]
+    others = found.keys() - {"loss", "loss_text", "loss_level", "loss_expectation"}
+    facts = {"motion", "verb", "shape", "color", "count", "across", "height"}
+    facts |= {d + of for d in ("visual_quality", "dynamic_quality") for of in ("", "_level")}
+    assert others == {f"loss_{name}" for name in facts}
+    parts += [weights["facts_weight"] * found[name] for name in others]
     assert found["loss"] == pytest.approx(sum(parts), rel=1e-2)
 
 

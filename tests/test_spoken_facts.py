@@ -69,7 +69,7 @@ def test_each_fact_has_a_word_of_its_own(processor):
         **{name: f"{name}s" for name in ("grow", "shrink", "rotate", "bounce", "swing")},
         **{"orbit": "loops", "appear": "appears", "disappear": "disappears"},
     }
-    assert words["verb"] == words["motion"] and words["relation"] == ["left", "right", "above", "below"]
+    assert words["verb"] == words["motion"]
     assert words["shape"] == list(WORDS["shape"]) and words["color"] == list(WORDS["color"])
     assert all(full.startswith(begun) for full, begun in zip(WORDS["count"], words["count"], strict=True))
     for dimension in ("visual_quality", "dynamic_quality"):
@@ -150,7 +150,7 @@ def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_words(proce
         visual = ids[i] == processor.image_token_id
         assert torch.equal(spoken["motion"][i][visual], row["motions"])
         assert (spoken["motion"][i][~visual] == NOTHING).all()
-        for kind in ("verb", "shape", "color", "count", "across", "height", "relation"):
+        for kind in ("verb", "shape", "color", "count", "across", "height"):
             texts, said = before(i, kind)
             words = [(end, label) for name, end, label in row["prompted"] if name == kind]
             assert said == [label for _, label in words]

@@ -9,7 +9,6 @@ some layers is read with the model's own output head ("logit lens"), over a few 
 * some layers later, each verb of the prompt says what its subject does in the clip, whatever the verb
   means, and each noun which shape and color its objects have there, how many they are, and in which half of
   the picture;
-* the comma after a relation says where the first object is from the second;
 * the end of each chunk says which defects picture and motion have in it;
 * the token after the last such end says the level that this defect leaves.
 
@@ -34,7 +33,7 @@ from qsave_reward.types import LEVELS
 from qsave_reward.world import LABELS, WorldPlan
 from qsave_reward.world.phrasing import VERBS, noun_phrase
 from qsave_reward.world.raters import latent_quality
-from qsave_reward.world.scene import COLORS, COUNT_WORDS, MOTIONS, RELATIONS, SHAPES, Group
+from qsave_reward.world.scene import COLORS, COUNT_WORDS, MOTIONS, SHAPES, Group
 from qsave_reward.world.stream import plan_tracks
 
 SAID = {
@@ -58,7 +57,6 @@ WORDS = {
     "count": ["no", *COUNT_WORDS.values()],
     "across": ["left", "right"],
     "height": ["above", "below"],
-    "relation": [relation.split()[0] for relation in RELATIONS],
     "visual_quality": DEFECTS["visual_quality"],
     "visual_quality_level": LEVELS,
     "dynamic_quality": DEFECTS["dynamic_quality"],
@@ -75,7 +73,7 @@ LAYERS = dict.fromkeys(WORDS, 4) | {
     "dynamic_quality": 3,
 }
 """After how many layers each kind is read: defects of the picture early, since one chunk shows them; where
-objects are before how they relate."""
+objects are before what else is said of them."""
 
 CENTRAL = 0.12
 """An object this near to the middle of the picture, as a share of its width or height, is in no half."""
@@ -158,8 +156,6 @@ def prompt_labels(plan: WorldPlan, prompt: str) -> list[tuple[str, int, int]]:
             for kind, offset in zip(("across", "height"), _off_center(plan, there), strict=True):
                 if abs(offset) > CENTRAL:
                     labels.append((kind, end - 1, int(offset > 0)))
-    if plan.shown.relation:
-        labels.append(("relation", prompt.index(",", end), RELATIONS.index(plan.shown.relation)))
     verbs = [found.end() - 1 for found in _VERB.finditer(prompt)]
     if len(verbs) < len(shown):
         shown = [there for there in shown if there]
