@@ -59,5 +59,9 @@ def test_the_command_prints_a_table_for_each_dimension():
     )
     assert result.stdout.count("| clips with | n | bias |") == 3
     assert result.stdout.count("| none | ") == 3
-    wrong = subprocess.run([sys.executable, script, "--data", "x.jsonl"], capture_output=True, text=True)
-    assert wrong.returncode == 1 and wrong.stderr.startswith("error: ") and "Traceback" not in wrong.stderr
+
+
+@pytest.mark.parametrize("options", [["--data", "x.jsonl"], ["--limit", "0"]])
+def test_wrong_options_are_named(options):
+    wrong = subprocess.run([sys.executable, recipe.__file__, *options], capture_output=True, text=True)
+    assert wrong.returncode == 1 and "error: expected" in wrong.stderr and "Traceback" not in wrong.stderr

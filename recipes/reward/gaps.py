@@ -121,6 +121,8 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=1000, help="clips")
     parser.add_argument("--device", default=None)
     args = parser.parse_args()
+    if args.limit < 2:
+        raise ConfigError(f"expected --limit of 2 clips or more, got {args.limit}")
     split, seed = parse_world_name(args.data)
     model = load_scorer(args.model, device=args.device)
     plans = [world_plan(split, index, seed=seed) for index in range(args.limit)]
