@@ -7,8 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_model import FakeModel
 from scipy.stats import spearmanr
+from test_evaluate import clip, data
 
+from qsave_reward.evaluate import evaluate, load_data
+from qsave_reward.loading import load_scorer
+from qsave_reward.types import DIMENSIONS, Record
 from qsave_reward.world import world_plan
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
@@ -52,16 +57,30 @@ def test_each_clip_is_of_one_kind():
     assert [kind == NONE for kind in kinds] == clean and any(clean)
 
 
-def test_the_command_prints_a_table_for_each_dimension():
-    script = recipe.__file__
-    result = subprocess.run(
-        [sys.executable, script, "--limit", "30"], capture_output=True, text=True, check=True
-    )
-    assert result.stdout.count("| clips with | n | bias |") == 3
-    assert result.stdout.count("| none | ") == 3
+def run(*options):
+    command = [sys.executable, recipe.__file__, *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("options", [["--data", "x.jsonl"], ["--limit", "0"]])
-def test_wrong_options_are_named(options):
-    wrong = subprocess.run([sys.executable, recipe.__file__, *options], capture_output=True, text=True)
-    assert wrong.returncode == 1 and "error: expected" in wrong.stderr and "Traceback" not in wrong.stderr
+def test_the_command_prints_a_table_for_each_dimension_of_an_evaluation(tmp_path):
+    found = evaluate(load_scorer("tiny", device="cpu"), load_data("world:val", limit=30), attribution_limit=0)
+    found.save(tmp_path)
+    result = run(tmp_path)
+    assert result.returncode == 0
+    for dimension in DIMENSIONS:
+        plans = [world_plan("val", index) for index in range(30)]
+        ceiling = spearmanr(
+            [plan.latent[dimension] for plan in plans], [plan.opinion.mos[dimension] for plan in plans]
+        ).statistic
+        assert f"of the true quality {ceiling:.3f}" in result.stdout
+        clean = sum(kind_of(plan, dimension) == NONE for plan in plans)
+        assert f"| none | {clean} | " in result.stdout
+
+
+def test_an_evaluation_of_other_data_is_refused(tmp_path):
+    empty = run(tmp_path)
+    assert empty.returncode == 1 and empty.stderr.startswith("error: cannot read") and not empty.stdout
+    items = [(Record("a.mp4", "a cat", {"visual_quality": 3.0}), clip(100.0))]
+    evaluate(FakeModel(), data(items), attribution_limit=0).save(tmp_path)
+    other = run(tmp_path)
+    assert other.returncode == 1 and "error: expected 'world:SPLIT'" in other.stderr

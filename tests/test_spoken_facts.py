@@ -73,7 +73,7 @@ def test_each_fact_has_a_word_of_its_own(processor):
     assert words["shape"] == list(WORDS["shape"]) and words["color"] == list(WORDS["color"])
     assert all(full.startswith(begun) for full, begun in zip(WORDS["count"], words["count"], strict=True))
     for dimension in ("visual_quality", "dynamic_quality"):
-        assert words[dimension] == ["no", *(label.split()[0] for label in LABELS[dimension])]
+        assert words[f"{dimension}_defect"] == ["no", *(label.split()[0] for label in LABELS[dimension])]
         assert words[f"{dimension}_level"] == list(LEVELS)
 
 
@@ -156,7 +156,7 @@ def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_words(proce
             assert said == [label for _, label in words]
             assert [t.split("Prompt: ")[-1] for t in texts] == [row["prompt"][: end + 1] for end, _ in words]
         for dimension, labels in row["defects"].items():
-            texts, said = before(i, dimension)
+            texts, said = before(i, f"{dimension}_defect")
             assert said == [label for label, _ in labels]
             assert all(text.endswith("<|vision_end|>") for text in texts)
             texts, said = before(i, f"{dimension}_level")

@@ -1,6 +1,7 @@
 """What keeps a score from its ceiling? Clips of the rendered world by the defects that they have.
 
-    python recipes/reward/gaps.py --model tiny --data world:test --limit 1000
+    qsave eval --model tiny --data world:test --limit 1000 --attribution-limit 0 --out outputs/eval_tiny
+    python recipes/reward/gaps.py outputs/eval_tiny
 
 For each dimension a table with a row for each kind of clip: how many there are, by how much their scores are
 off the raters' on average, how well the score orders them (SRCC with the raters), how well it tells them from
@@ -18,16 +19,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qsave_reward.checkpoint_scorer import CheckpointScorer
 from qsave_reward.errors import ConfigError, QSaveError
-from qsave_reward.loading import load_scorer
+from qsave_reward.evaluate.saved import load_evaluation
+from qsave_reward.evaluate.summary import columns
 from qsave_reward.metrics import srcc
-from qsave_reward.terminal import progress_bar
 from qsave_reward.types import DIMENSIONS
-from qsave_reward.world import WorldPlan, parse_world_name, render_plan, world_plan
-from qsave_reward.world.raters import latent_quality
+from qsave_reward.world import WorldPlan, parse_world_name, world_plan
 
-BATCH = 25
 NONE, SEVERAL = "none", "several"
 
 Floats = NDArray[np.float64]
@@ -60,7 +58,9 @@ def gaps(kinds: Sequence[str], scores: Floats, mos: Floats, truth: Floats) -> li
 
     Args:
         kinds: of each clip, [n].
-        scores: of one dimension, [n]; `mos` and `truth` (`latent_quality`) likewise.
+        scores: of one dimension, [n].
+        mos: of the raters, [n].
+        truth: `WorldPlan.latent`, [n].
     """
     names = np.array(kinds)
     clean, now = scores[names == NONE], srcc(scores, mos)
@@ -79,28 +79,16 @@ def gaps(kinds: Sequence[str], scores: Floats, mos: Floats, truth: Floats) -> li
 def _within(scores: Floats, mos: Floats) -> float:
     try:
         return srcc(scores, mos) if len(scores) > 2 else float("nan")
-    except ConfigError:  # all alike
-        return float("nan")
+    except ConfigError as error:
+        if error.code != "undefined":
+            raise
+        return float("nan")  # all alike
 
 
 def kind_of(plan: WorldPlan, dimension: str) -> str:
     """The only defect that a clip has in a dimension, `NONE` or `SEVERAL`."""
     labels = [defect.label for defect in plan.defects if defect.dimension == dimension]
     return NONE if not labels else labels[0] if len(labels) == 1 else SEVERAL
-
-
-def score_plans(model: CheckpointScorer, plans: Sequence[WorldPlan]) -> tuple[Floats, Floats]:
-    """Scores and MOS, [clips, dimensions] each."""
-    scores, mos = [], []
-    with progress_bar(len(plans), "scoring") as advance:
-        for start in range(0, len(plans), BATCH):
-            items = [render_plan(plan) for plan in plans[start : start + BATCH]]
-            clips = [model.read(item.frames, times=item.times.tolist()) for item in items]
-            cards = model.score_batch(clips, [item.record.prompt for item in items])
-            scores += [[card.scores[dimension].mean for dimension in DIMENSIONS] for card in cards]
-            mos += [[item.record.mos[dimension] for dimension in DIMENSIONS] for item in items]
-            advance(len(items))
-    return np.array(scores), np.array(mos)
 
 
 def table(found: Sequence[Gap]) -> list[str]:
@@ -113,27 +101,20 @@ def table(found: Sequence[Gap]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--model", default="tiny")
-    parser.add_argument("--data", default="world:test", help="world:SPLIT or world:SPLIT:SEED")
-    parser.add_argument("--limit", type=int, default=1000, help="clips")
-    parser.add_argument("--device", default=None)
-    args = parser.parse_args()
-    if args.limit < 2:
-        raise ConfigError(f"expected --limit of 2 clips or more, got {args.limit}")
-    split, seed = parse_world_name(args.data)
-    model = load_scorer(args.model, device=args.device)
-    plans = [world_plan(split, index, seed=seed) for index in range(args.limit)]
-    scores, mos = score_plans(model, plans)
-    truths = [latent_quality(p.defects, p.config.num_frames / p.config.fps) for p in plans]
-    for k, dimension in enumerate(DIMENSIONS):
-        truth = np.array([true[dimension] for true in truths])
-        now, ceiling = srcc(scores[:, k], mos[:, k]), srcc(truth, mos[:, k])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="what `qsave eval --out` wrote")
+    evaluation = load_evaluation(parser.parse_args().folders)
+    split, seed = parse_world_name(evaluation.data)
+    for dimension in DIMENSIONS:
+        found = columns(evaluation.predictions, dimension)
+        plans = [world_plan(split, prediction.index, seed=seed) for prediction in found.predictions]
+        truth = np.array([plan.latent[dimension] for plan in plans])
+        now, ceiling = srcc(found.predicted, found.truth), srcc(truth, found.truth)
         print(f"\n{dimension.replace('_', ' ')}: SRCC {now:.3f}, of the true quality {ceiling:.3f}\n")
-        kinds = [kind_of(p, dimension) for p in plans]
-        print("\n".join(table(gaps(kinds, scores[:, k], mos[:, k], truth))))
+        kinds = [kind_of(plan, dimension) for plan in plans]
+        print("\n".join(table(gaps(kinds, found.predicted, found.truth, truth))))
+    if failed := evaluation.n_failed:
+        print(f"\n{failed} clips that could not be scored are left out.")
 
 
 if __name__ == "__main__":

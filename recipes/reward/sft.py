@@ -196,7 +196,7 @@ def make_dataset(
                 planned = plan_of(index)
                 row["motions"] = motion_labels(planned, len(clip.times), grids)
                 row["prompted"] = prompt_labels(planned, record.prompt)
-                row["defects"] = {kind: defect_labels(planned, row["times"], kind) for kind in DEFECTS}
+                row["defects"] = {name: defect_labels(planned, row["times"], name) for name in DEFECTS}
             made.append(row)
         return {key: [row[key] for row in made] for key in made[0]}
 

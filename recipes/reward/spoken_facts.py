@@ -33,6 +33,7 @@ from qsave_reward.types import LEVELS
 from qsave_reward.world import LABELS, WorldPlan
 from qsave_reward.world.phrasing import VERBS, noun_phrase
 from qsave_reward.world.raters import latent_quality
+from qsave_reward.world.render import Track
 from qsave_reward.world.scene import COLORS, COUNT_WORDS, MOTIONS, SHAPES, Group
 from qsave_reward.world.stream import plan_tracks
 
@@ -57,9 +58,9 @@ WORDS = {
     "count": ["no", *COUNT_WORDS.values()],
     "across": ["left", "right"],
     "height": ["above", "below"],
-    "visual_quality": DEFECTS["visual_quality"],
+    "visual_quality_defect": DEFECTS["visual_quality"],
     "visual_quality_level": LEVELS,
-    "dynamic_quality": DEFECTS["dynamic_quality"],
+    "dynamic_quality_defect": DEFECTS["dynamic_quality"],
     "dynamic_quality_level": LEVELS,
 }
 """Kinds of facts, and the words that a token chooses from to say one. One token may say several kinds."""
@@ -68,9 +69,9 @@ LAYERS = dict.fromkeys(WORDS, 4) | {
     "motion": 2,
     "across": 3,
     "height": 3,
-    "visual_quality": 2,
+    "visual_quality_defect": 2,
     "visual_quality_level": 3,
-    "dynamic_quality": 3,
+    "dynamic_quality_defect": 3,
 }
 """After how many layers each kind is read: defects of the picture early, since one chunk shows them; where
 objects are before what else is said of them."""
@@ -144,7 +145,7 @@ def prompt_labels(plan: WorldPlan, prompt: str) -> list[tuple[str, int, int]]:
     """
     if prompt != plan.prompt:
         return []
-    shown = shown_groups(plan)
+    shown, tracks = shown_groups(plan), plan_tracks(plan)
     labels, end = [], 0
     for meant, there in zip(plan.scene.groups, shown, strict=True):
         noun = f"{meant.color} {noun_phrase(meant).split()[-1]}"
@@ -153,7 +154,8 @@ def prompt_labels(plan: WorldPlan, prompt: str) -> list[tuple[str, int, int]]:
         if there:
             labels.append(("shape", end - 1, SHAPES.index(there.shape)))
             labels.append(("color", end - 1, WORDS["color"].index(there.color)))
-            for kind, offset in zip(("across", "height"), _off_center(plan, there), strict=True):
+            ways = [track for group, track in tracks if group == there]
+            for kind, offset in zip(("across", "height"), _off_center(plan, ways), strict=True):
                 if abs(offset) > CENTRAL:
                     labels.append((kind, end - 1, int(offset > 0)))
     verbs = [found.end() - 1 for found in _VERB.finditer(prompt)]
@@ -164,10 +166,9 @@ def prompt_labels(plan: WorldPlan, prompt: str) -> list[tuple[str, int, int]]:
     return labels + [("verb", end, MOTIONS.index(there.motion)) for end, there in pairs if there]
 
 
-def _off_center(plan: WorldPlan, group: Group) -> NDArray[np.float64]:
-    """Mean place (x, y) of a group's objects while they can be seen, from the middle, in picture sides; zeros
-    where they never can."""
-    tracks = [track for one, track in plan_tracks(plan) if one == group]
+def _off_center(plan: WorldPlan, tracks: Sequence[Track]) -> NDArray[np.float64]:
+    """Mean place (x, y) of objects while they can be seen, from the middle, in picture sides; zeros where
+    they never can."""
     seen = np.concatenate([track.centers[track.alpha >= VISIBLE] for track in tracks])
     if not len(seen):
         return np.zeros(2)
@@ -217,7 +218,8 @@ class SpokenCollator(SFTCollator):
             ends = (ids[i] == chunk_end).nonzero().flatten()
             for dimension, labels in row["defects"].items():
                 defects, levels = torch.as_tensor(labels).T
-                spoken[dimension][i, ends], spoken[f"{dimension}_level"][i, ends + 1] = defects, levels
+                spoken[f"{dimension}_defect"][i, ends] = defects
+                spoken[f"{dimension}_level"][i, ends + 1] = levels
             # After the last chunk, up to the first answer; control tokens keep both ends apart from the rest.
             text = row["question"][row["question"].rindex(_BEFORE_PROMPT) :]
             places = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]

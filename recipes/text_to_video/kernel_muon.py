@@ -1,28 +1,34 @@
 """Muon for a whole network, convolutions included, with AdamW for what is no matrix.
 
-`torch.optim.Muon` takes matrices only; a convolution's kernel is one, [out, in x height x ...], as soon as it
+Muon takes matrices only; a convolution's kernel is one, [out, in x height x ...], as soon as it
 is viewed so. Small networks reach the same loss in far fewer steps than with AdamW alone.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+sys.path.append(str(Path(__file__).parent.parent / "reward"))
+
+from muon import Muon
+
 SMALL = 512
 """Weights with fewer numbers stay with AdamW."""
 
 
-class KernelMuon(torch.optim.Muon):
+class KernelMuon(Muon):
     """Muon on views of weights with two axes or more as matrices [first axis, all others]."""
 
     def __init__(self, weights: Iterable[Tensor], *, lr: float, weight_decay: float = 0.0) -> None:
         self.weights = list(weights)
         self.matrices = [torch.nn.Parameter(_matrix(weight.data)) for weight in self.weights]
-        super().__init__(self.matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        super().__init__(self.matrices, lr=lr, weight_decay=weight_decay)
 
     def step(self, closure: Any = None) -> None:
         for weight, matrix in zip(self.weights, self.matrices, strict=True):
