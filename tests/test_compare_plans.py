@@ -73,6 +73,11 @@ def test_a_row_compares_clip_by_clip(tmp_path):
     here, there = spearmanr(mean, mos)[0], spearmanr(mean[::-1], mos)[0]
     assert first[0] == "slowfast:128" and first[2] == f"{here:.3f}"
     assert other[2].startswith(f"{there:.3f} ({there - here:+.3f} [")
+    evaluate(FakeModel(), load_data("world:test", limit=7), attribution_limit=0).save(
+        tmp_path / "uniform_128" / "eval"
+    )
+    with pytest.raises(ConfigError, match="scores of other clips"):
+        plans.row(options, "uniform:128", "slowfast:128")
 
 
 def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):

@@ -78,9 +78,9 @@ def test_each_fact_has_a_word_of_its_own(processor):
 
 
 def test_a_model_that_ends_before_the_last_fact_is_read_is_refused():
-    check_layers(4)
-    with pytest.raises(ConfigError, match="at least 4 layers, got 3.*--facts_weight 0"):
-        check_layers(3)
+    check_layers(5)
+    with pytest.raises(ConfigError, match="at least 5 layers, got 4.*--facts_weight 0"):
+        check_layers(4)
 
 
 def test_words_that_begin_alike_are_refused():
@@ -150,7 +150,7 @@ def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_words(proce
         visual = ids[i] == processor.image_token_id
         assert torch.equal(spoken["motion"][i][visual], row["motions"])
         assert (spoken["motion"][i][~visual] == NOTHING).all()
-        for kind in ("verb", "shape", "color", "count", "across", "height"):
+        for kind in ("verb", "shape", "color", "count", "across", "height", "word_level"):
             texts, said = before(i, kind)
             words = [(end, label) for name, end, label in row["prompted"] if name == kind]
             assert said == [label for _, label in words]

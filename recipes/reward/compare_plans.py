@@ -16,19 +16,21 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qsave_reward.checkpoint import find_checkpoint, read_metadata
 from qsave_reward.errors import ConfigError
-from qsave_reward.evaluate import load_evaluation
+from qsave_reward.evaluate import Evaluation, load_evaluation
+from qsave_reward.evaluate.summary import columns
 from qsave_reward.metrics import bootstrap_ci, srcc
 from qsave_reward.slowfast import FramePlan, plan_chunks
-from qsave_reward.types import DIMENSIONS, VideoScore
+from qsave_reward.types import DIMENSIONS
 from qsave_reward.video import Clip
 from qsave_reward.world import world_item
+
+Floats = NDArray[np.float64]
 
 MODES = ("slowfast", "uniform", "all_slow")
 COUNTED = 200
@@ -91,25 +93,24 @@ def row(options: argparse.Namespace, name: str, base: str) -> list[str]:
     mine, theirs = (load_evaluation([str(folder / "eval")]) for folder in folders)
     cells = [name, f"{tokens_used(plan):.0f}"]
     for dimension in DIMENSIONS:
-        scores, mos = _columns(mine, dimension)
+        scores, mos, indexes = _columns(mine, dimension)
         result = f"{srcc(scores, mos):.3f}"
         if name != base:
-            there, _ = _columns(theirs, dimension)
+            there, _, others = _columns(theirs, dimension)
+            if indexes != others:
+                raise ConfigError(
+                    f"{folders[0]} and {folders[1]} have scores of other clips; start them anew"
+                )
             low, high = bootstrap_ci(srcc_gain, scores, there, mos)
             result += f" ({srcc_gain(scores, there, mos):+.3f} [{low:+.3f}, {high:+.3f}])"
         cells.append(result)
     return cells
 
 
-def _columns(evaluation: Any, dimension: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Predicted and known scores of one dimension, float64 [n], in the order of the clips."""
-    pairs = [
-        (one.card.scores[dimension].mean, one.record.mos[dimension])
-        for one in evaluation.predictions
-        if isinstance(one.card, VideoScore)
-    ]
-    scores, mos = np.array(pairs).T
-    return scores, mos
+def _columns(evaluation: Evaluation, dimension: str) -> tuple[Floats, Floats, list[int]]:
+    """Predicted and known scores of one dimension, float64 [n], and the numbers of the clips."""
+    found = columns(evaluation.predictions, dimension)
+    return found.predicted, found.truth, [prediction.index for prediction in found.predictions]
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ some layers is read with the model's own output head ("logit lens"), over a few 
 * some layers later, each verb of the prompt says what its subject does in the clip, whatever the verb
   means, and each noun which shape and color its objects have there, how many they are, and in which half of
   the picture;
+* a layer later, each of these words says the level that is left where it disagrees with the clip;
 * the end of each chunk says which defects picture and motion have in it;
 * the token after the last such end says the level that this defect leaves.
 
@@ -58,6 +59,7 @@ WORDS = {
     "count": ["no", *COUNT_WORDS.values()],
     "across": ["left", "right"],
     "height": ["above", "below"],
+    "word_level": LEVELS,
     "visual_quality_defect": DEFECTS["visual_quality"],
     "visual_quality_level": LEVELS,
     "dynamic_quality_defect": DEFECTS["dynamic_quality"],
@@ -69,6 +71,7 @@ LAYERS = dict.fromkeys(WORDS, 4) | {
     "motion": 2,
     "across": 3,
     "height": 3,
+    "word_level": 5,
     "visual_quality_defect": 2,
     "visual_quality_level": 3,
     "dynamic_quality_defect": 3,
@@ -76,9 +79,13 @@ LAYERS = dict.fromkeys(WORDS, 4) | {
 """After how many layers each kind is read: defects of the picture early, since one chunk shows them; where
 objects are before what else is said of them."""
 
+OF_NOUNS = ("missing object", "wrong color", "wrong shape", "wrong count")
+"""Defects that a noun can tell; a verb can tell a wrong motion, and no word a wrong relation."""
+
 CENTRAL = 0.12
 """An object this near to the middle of the picture, as a share of its width or height, is in no half."""
 
+_ALTERED = ("color", "shape", "count", "motion")
 _FORMS = sorted((form for pairs in VERBS.values() for pair in pairs for form in pair), key=len, reverse=True)
 _VERB = re.compile(rf"\b(?:{'|'.join(_FORMS)})\b")
 _BEFORE_PROMPT = "\nPrompt: "
@@ -151,6 +158,7 @@ def prompt_labels(plan: WorldPlan, prompt: str) -> list[tuple[str, int, int]]:
         noun = f"{meant.color} {noun_phrase(meant).split()[-1]}"
         end = prompt.index(noun, end) + len(noun)
         labels.append(("count", end - 1, there.count if there else 0))
+        labels.append(("word_level", end - 1, _level_left(plan, meant, there, OF_NOUNS)))
         if there:
             labels.append(("shape", end - 1, SHAPES.index(there.shape)))
             labels.append(("color", end - 1, WORDS["color"].index(there.color)))
@@ -159,11 +167,24 @@ def prompt_labels(plan: WorldPlan, prompt: str) -> list[tuple[str, int, int]]:
                 if abs(offset) > CENTRAL:
                     labels.append((kind, end - 1, int(offset > 0)))
     verbs = [found.end() - 1 for found in _VERB.finditer(prompt)]
-    if len(verbs) < len(shown):
-        shown = [there for there in shown if there]
-        shown = shown[:1] if len({there.motion for there in shown}) == 1 else []
-    pairs = zip(verbs, shown, strict=False)
-    return labels + [("verb", end, MOTIONS.index(there.motion)) for end, there in pairs if there]
+    pairs = list(zip(plan.scene.groups, shown, strict=True))
+    if len(verbs) < len(pairs):
+        pairs = [(meant, there) for meant, there in pairs if there]
+        pairs = pairs[:1] if len({there.motion for _, there in pairs if there}) == 1 else []
+    for end, (meant, there) in zip(verbs, pairs, strict=False):
+        if there:
+            labels.append(("verb", end, MOTIONS.index(there.motion)))
+            labels.append(("word_level", end, _level_left(plan, meant, there, ("wrong motion",))))
+    return labels
+
+
+def _level_left(plan: WorldPlan, meant: Group, there: Group | None, telling: Sequence[str]) -> int:
+    """Index of the level that defects of these names leave, as far as they concern this group."""
+    differs = {f"wrong {name}": there and getattr(there, name) != getattr(meant, name) for name in _ALTERED}
+    differs["missing object"] = there is None
+    # No name comes twice in a clip, and no group is altered twice.
+    found = [defect for defect in plan.defects if defect.label in telling and differs[defect.label]]
+    return round(latent_quality(found, plan.config.num_frames / plan.config.fps)["text_alignment"]) - 1
 
 
 def _off_center(plan: WorldPlan, tracks: Sequence[Track]) -> NDArray[np.float64]:
