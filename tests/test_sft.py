@@ -30,7 +30,7 @@ RECIPES = ROOT / "recipes" / "reward"
 def base(tmp_path_factory):
     out = tmp_path_factory.mktemp("base")
     sizes = (
-        "--hidden 32 --layers 4 --heads 1 --vision-hidden 32 --vision-layers 1 --corpus 500 --patch-clips 200"
+        "--hidden 32 --layers 5 --heads 1 --vision-hidden 32 --vision-layers 1 --corpus 500 --patch-clips 200"
     )
     subprocess.run(
         [sys.executable, RECIPES / "make_tiny.py", "--out", out, *sizes.split()], check=True, timeout=120
