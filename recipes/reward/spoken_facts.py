@@ -180,10 +180,12 @@ def prompt_labels(plan: WorldPlan, prompt: str) -> list[tuple[str, int, int]]:
 
 def _level_left(plan: WorldPlan, meant: Group, there: Group | None, telling: Sequence[str]) -> int:
     """Index of the level that defects of these names leave, as far as they concern this group."""
-    differs = {f"wrong {name}": there and getattr(there, name) != getattr(meant, name) for name in _ALTERED}
-    differs["missing object"] = there is None
-    # No name comes twice in a clip, and no group is altered twice.
-    found = [defect for defect in plan.defects if defect.label in telling and differs[defect.label]]
+    if there is None:
+        labels = {"missing object"}
+    else:
+        labels = {f"wrong {name}" for name in _ALTERED if getattr(there, name) != getattr(meant, name)}
+    # No label comes twice in a clip, and no group is altered twice.
+    found = [defect for defect in plan.defects if defect.label in labels.intersection(telling)]
     return round(latent_quality(found, plan.config.num_frames / plan.config.fps)["text_alignment"]) - 1
 
 

@@ -1,7 +1,7 @@
 """Muon for a whole network, convolutions included, with AdamW for what is no matrix.
 
-Muon takes matrices only; a convolution's kernel is one, [out, in x height x ...], as soon as it
-is viewed so. Small networks reach the same loss in far fewer steps than with AdamW alone.
+Muon takes matrices only; a convolution's kernel is one, [out, in x height x ...], as soon as it is viewed so.
+Small networks reach the same loss in far fewer steps than with AdamW alone.
 """
 
 from __future__ import annotations
