@@ -182,10 +182,23 @@ def test_a_row_takes_attribution_and_failures_from_reasoned_mode(tmp_path):
         ):
             (tmp_path / f"{stage}.{mode}.json").write_text(json.dumps(made))
     numbers = ["0.900", "0.800", "", "0.500", "-0.250", "0.000", "0.375", "0.375", "12"]
-    assert row(tmp_path, "3_sft") == ["3_sft", *numbers, ""]
+    assert row([tmp_path], "3_sft") == ["3_sft", *numbers, ""]
     (tmp_path / "kept.count.json").write_text(json.dumps({"tried": 32, "kept": 5}))
-    assert row(tmp_path, "1_sft") == ["1_sft", *numbers, ""]
-    assert row(tmp_path, "3_sft") == ["3_sft", *numbers, "5 of 32"]
+    assert row([tmp_path], "1_sft") == ["1_sft", *numbers, ""]
+    assert row([tmp_path], "3_sft") == ["3_sft", *numbers, "5 of 32"]
+
+
+def test_several_runs_share_a_table_of_means_and_deviations(tmp_path):
+    folders = [tmp_path / str(seed) for seed in range(3)]
+    for folder, failed in zip(folders, (0, 2, 1), strict=True):
+        folder.mkdir()
+        for mode in ("direct", "reasoned"):
+            made = result((0.7 + 0.1 * failed, 0.8, None), 0.5, failed)
+            (folder / f"3_sft.{mode}.json").write_text(json.dumps(made))
+        (folder / "kept.count.json").write_text(json.dumps({"tried": 32, "kept": 5 + failed}))
+    cells = row(folders, "3_sft")
+    assert cells[1:4] == cells[4:7] == ["0.800 ± 0.100", "0.800 ± 0.000", ""]
+    assert cells[7:] == ["0.500 ± 0.000", "0.500 ± 0.000", "0, 2, 1", "5 of 32, 7 of 32, 6 of 32"]
 
 
 def test_the_script_asks_for_reasons_in_reasoned_mode_only(tmp_path):

@@ -1,13 +1,18 @@
 """One table of the evaluations that `three_stages.sh` left in a folder, a row for each stage (Markdown).
 
-python recipes/reward/stage_table.py outputs/three_stages
+    python recipes/reward/stage_table.py outputs/three_stages
+    python recipes/reward/stage_table.py outputs/seed0 outputs/seed1 outputs/seed2
+
+Several folders are runs that differ in their seed: the table has their means and standard deviations.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from qsave_reward.types import DIMENSIONS
@@ -23,30 +28,49 @@ HEAD = (
 )
 
 
-def row(folder: Path, stage: str) -> list[str]:
-    """SRCC of each dimension in both modes, then attribution and failures in reasoned mode."""
-    cells = [stage]
-    reasoned: dict[str, Any] = {}
-    for mode in ("direct", "reasoned"):
-        reasoned = json.loads((folder / f"{stage}.{mode}.json").read_text())
-        cells += [_number(reasoned["results"][dimension]["srcc"]) for dimension in DIMENSIONS]
-    attribution = reasoned["results"]["attribution"]
-    cells += [_number(attribution["f1"]), _number(attribution["span_iou"]), str(reasoned["n_failed"])]
+def row(folders: Sequence[Path], stage: str) -> list[str]:
+    """SRCC of each dimension in both modes, then attribution, failures and the kept share."""
+    runs = [_results(folder, stage) for folder in folders]
+    scores = [
+        [results["results"][dimension]["srcc"] for results in of_mode]
+        for of_mode in zip(*runs, strict=True)
+        for dimension in DIMENSIONS
+    ]
+    reasoned = [results for _, results in runs]
+    named = [[results["results"]["attribution"][name] for results in reasoned] for name in ("f1", "span_iou")]
+    failed = ", ".join(str(results["n_failed"]) for results in reasoned)
+    kept = ", ".join(map(_kept, folders)) if stage == STAGES[-1] else ""
+    return [stage, *map(_cell, scores), *map(_cell, named), failed, kept]
+
+
+def _results(folder: Path, stage: str) -> tuple[dict[str, Any], ...]:
+    """What `qsave eval` said in direct and in reasoned mode."""
+    return tuple(json.loads((folder / f"{stage}.{mode}.json").read_text()) for mode in ("direct", "reasoned"))
+
+
+def _kept(folder: Path) -> str:
     count = folder / "kept.count.json"
-    kept = ""
-    if stage == STAGES[-1] and count.exists():
-        tried = json.loads(count.read_text())
-        kept = f"{tried['kept']} of {tried['tried']}"
-    return [*cells, kept]
+    if not count.exists():
+        return ""
+    tried = json.loads(count.read_text())
+    return f"{tried['kept']} of {tried['tried']}"
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _cell(values: Sequence[float | None]) -> str:
+    """A number, or mean and (sample) standard deviation of several; empty where a run has none."""
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return ""
+    return f"{fmean(known):.3f}" + (f" ± {stdev(known):.3f}" if len(known) > 1 else "")
 
 
 def main() -> None:
-    folder = Path(sys.argv[1])
-    for cells in (HEAD, ("---",) * len(HEAD), *(row(folder, stage) for stage in STAGES)):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="OUT")
+    folders = parser.parse_args().folders
+    for cells in (HEAD, ("---",) * len(HEAD), *(row(folders, stage) for stage in STAGES)):
         print("| " + " | ".join(cells) + " |")
 
 
