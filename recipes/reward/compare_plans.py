@@ -5,13 +5,16 @@
 
 Every plan starts from the same checkpoint and sees the same clips in the same order; what differs is how
 frames become chunks. A plan that was trained and evaluated already is not done again. The first plan is the
-one the others are compared with, clip by clip.
+one the others are compared with, clip by clip. The variable LAUNCH, say "torchrun --nproc_per_node 2",
+starts the training.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -77,7 +80,14 @@ def train_and_score(options: argparse.Namespace, name: str) -> None:
     if not (folder / "qsave.json").exists():
         start = str(find_checkpoint(options.start))
         script = str(Path(__file__).with_name("sft.py"))
-        train = [sys.executable, script, "--config", options.config, "--model_name_or_path", start]
+        train = [
+            *shlex.split(os.environ.get("LAUNCH", sys.executable)),
+            script,
+            "--config",
+            options.config,
+            "--model_name_or_path",
+            start,
+        ]
         train += ["--output_dir", str(folder), "--mode", mode, "--token_budget", str(tokens)]
         run([*train, "--max_steps", str(options.steps), *options.train])
     if not (folder / "eval" / "evaluation.json").exists():
