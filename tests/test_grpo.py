@@ -16,6 +16,7 @@ from qsave_reward.model import MAX_ANSWER_TOKENS, RewardModel
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 
+import grpo
 from grpo import reward_weights
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +54,52 @@ def test_answers_are_graded_and_the_language_model_learns_from_them(tmp_path):
     trained = {name for name in before if "visual" not in name}
     assert moved == trained
     assert RewardModel.from_pretrained(tmp_path, device="cpu").metadata.revision
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_probabilities_that_are_trained_are_those_of_the_plain_model(tmp_path, monkeypatch):
+    """Each answer alone, unpadded, against TRL's batch of padded prompts with chunks of several sizes."""
+    seen = []
+
+    class Watched(grpo.GRPOTrainer):
+        def _generate_and_score_completions(self, inputs):
+            made = super()._generate_and_score_completions(inputs)
+            seen.append((inputs, made))
+            return made
+
+    monkeypatch.setattr(grpo, "GRPOTrainer", Watched)
+    arguments = (
+        "--config",
+        SMOKE,
+        "--model_name_or_path",
+        TINY,
+        "--output_dir",
+        tmp_path,
+        "--max_steps",
+        "1",
+    )
+    monkeypatch.setattr(sys, "argv", ["grpo.py", *map(str, arguments), "--per_device_train_batch_size", "8"])
+    grpo.main()
+    ((rows, made),) = seen
+    assert len({row["clip"] for row in rows}) == 2
+    plain = RewardModel.from_pretrained(TINY, device="cpu")
+    for row, ids, mask, expected in zip(
+        rows, made["completion_ids"], made["completion_mask"].bool(), made["ref_per_token_logps"], strict=True
+    ):
+        question = plain.processor.apply_chat_template(
+            row["prompt"], tokenize=False, add_generation_prompt=True
+        )
+        inputs = plain.processor(images=row["images"], text=question, return_tensors="pt")
+        answer = ids[mask][None]
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], answer], 1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        inputs["mm_token_type_ids"] = torch.nn.functional.pad(
+            inputs["mm_token_type_ids"], (0, answer.shape[1])
+        )
+        with torch.no_grad():
+            logits = plain.model(**inputs).logits[0, -answer.shape[1] - 1 : -1]
+        found = logits.float().log_softmax(-1).gather(1, answer.T)[:, 0]
+        torch.testing.assert_close(found, expected[mask], atol=2e-3, rtol=1e-3)
 
 
 def test_graders_count_as_they_should_unless_the_run_says_otherwise():
