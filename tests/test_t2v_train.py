@@ -183,7 +183,9 @@ def test_the_best_of_the_trained_policies_is_kept(tmp_path, fake, monkeypatch):
     def measured(_pipeline, prompts, *_, **__):
         names = train.metric_names(["reward"], gold=False)
         value = np.full((len(prompts), 1), next(values))
-        return Evaluation(prompts, dict.fromkeys(names, value), [np.zeros((1, 9, 32, 32, 3), np.uint8)] * 2)
+        return Evaluation(
+            prompts, dict.fromkeys(names, value), [np.zeros((1, 9, 32, 32, 3), np.uint8)] * 2, {}
+        )
 
     monkeypatch.setattr(train, "evaluate", measured)
     monkeypatch.setattr(train.Run, "export", lambda run, name: exported.append((name, run.step)))

@@ -2,7 +2,7 @@
 
     python recipes/text_to_video/evaluate.py --pipeline tiny --lora OUT/best --json
 
-Prints the mean of every metric with a 95 % interval over prompts.
+Prints the mean of every metric with a 95 % interval over prompts. `--save` keeps what `compare.py` reads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,7 @@ class EvaluateOptions(PipelineOptions):
         count: prompts.
         videos: for each prompt.
         sheet: PNG to draw some videos in; empty: none.
+        save: file for every metric of every video, JSON; empty: none.
         json: print JSON instead of a table.
     """
 
@@ -51,6 +52,7 @@ class EvaluateOptions(PipelineOptions):
     videos: int = 2
     extra: str = '{"max_sequence_length": 32}'
     sheet: str = ""
+    save: str = ""
     json: bool = False
 
     def __post_init__(self) -> None:
@@ -101,7 +103,26 @@ def summary(evaluation: Evaluation) -> dict[str, object]:
         "prompts": len(evaluation.prompts),
         "videos": evaluation.metrics["reward.overall"].size,
         "failed": evaluation.failed(),
+        "revisions": evaluation.revisions,
     }
+
+
+def save(evaluation: Evaluation, options: EvaluateOptions) -> None:
+    """Write every metric of every video, and what has to be the same in evaluations that are compared."""
+    written = {
+        "sampling": asdict(options.sampling()) | {"seed": options.seed},
+        "revisions": evaluation.revisions,
+        "prompts": evaluation.prompts,
+        "metrics": {
+            name: [[finite(float(value)) for value in row] for row in values]
+            for name, values in evaluation.metrics.items()
+        },
+    }
+    path = Path(options.save)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps(written) + "\n")
+    part.rename(path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -112,6 +133,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     if options.sheet:
         save_sheet(evaluation, Path(options.sheet))
+    if options.save:
+        save(evaluation, options)
     result = summary(evaluation)
     if options.json:
         print(json.dumps(result))

@@ -30,12 +30,14 @@ class Evaluation:
         prompts: P texts.
         metrics: name to float64 [P, S]; NaN for a video without a score.
         frames: uint8 [S, T, H, W, 3] for each prompt.
+        revisions: of the weights behind each group of metrics (`reward`, `held_out`).
         errors: why videos have no score.
     """
 
     prompts: list[str]
     metrics: dict[str, FloatArray]
     frames: list[NDArray[np.uint8]]
+    revisions: dict[str, str]
     errors: tuple[str, ...] = ()
 
     def means(self) -> dict[str, float]:
@@ -88,7 +90,8 @@ def evaluate(
     metrics |= {name: np.array([[m[name] for m in row] for row in measured]) for name in measured[0][0]}
     if gold:
         metrics |= gold_metrics(prompts, frames)
-    return Evaluation(list(prompts), metrics, frames, tuple(errors))
+    revisions = {name: scoring.revision for name, scoring in scorings.items()}
+    return Evaluation(list(prompts), metrics, frames, revisions, tuple(errors))
 
 
 def metric_names(groups: Sequence[str], *, gold: bool) -> list[str]:

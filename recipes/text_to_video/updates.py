@@ -81,18 +81,26 @@ class Learner:
     def _runs(
         self, rollouts: Sequence[Rollout], advantages: Sequence[Tensor], repeats: int, seed: list[int]
     ) -> Any:
-        """Each rollout `repeats` times with advantages [B], noise levels [B] spread evenly, and noise."""
-        generators = [_generator(seed[0], seed[1] + i) for i in range(len(rollouts))]
+        """Each rollout `repeats` times with advantages [B], noise levels [B] and noise.
+
+        The videos of a group get the same levels and noise, as the two of a pair do in Flow-DPO: what these
+        add to every video's gradient cancels, since the advantages of a group sum to zero. The levels of an
+        update are spread evenly over its groups.
+        """
+        options = self.options
+        batches = options.group_size // options.batch_size
+        groups = [(seed[1] + i) // batches for i in range(len(rollouts))]
+        generators = [_generator(seed[0], group) for group in groups]
         order = torch.randperm(len(rollouts), generator=_generator(*seed, 1)).tolist()
         for repeat in range(repeats):
+            number = options.prompts_per_update
+            places = torch.randperm(number, generator=_generator(seed[0], repeat, 2)).tolist()
             for i in order:
                 latents, generator = rollouts[i].latents, generators[i]
-                rows = len(latents)
-                within = (
-                    torch.randperm(rows, generator=generator) + torch.rand(rows, generator=generator)
-                ) / rows
-                sigmas = spread_sigmas((within + repeat) / repeats, self.shift).clamp(LOWEST, HIGHEST)
-                yield rollouts[i], advantages[i], sigmas, torch.randn(latents.shape, generator=generator)
+                within = (places[groups[i]] + torch.rand(1, generator=generator)) / number
+                sigma = spread_sigmas((within + repeat) / repeats, self.shift).clamp(LOWEST, HIGHEST)
+                noise = torch.randn(latents[:1].shape, generator=generator)
+                yield rollouts[i], advantages[i], sigma.expand(len(latents)), noise.expand_as(latents)
 
     def _loss(self, rollout: Rollout, advantages: Tensor, sigmas: Tensor, noise: Tensor) -> Loss:
         device = self.accelerator.device
