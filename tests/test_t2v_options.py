@@ -149,6 +149,12 @@ def test_a_run_goes_on_only_with_its_own_options(tmp_path):
     assert "updates: 7" in (tmp_path / "config.yaml").read_text()
 
 
+def test_a_run_goes_on_where_it_was_moved_to(tmp_path):
+    parsed("--output_dir", str(tmp_path / "begun")).save(tmp_path / "begun")
+    moved = (tmp_path / "begun").rename(tmp_path / "moved")
+    parsed("--output_dir", str(moved)).check_folder(moved)
+
+
 def test_the_file_of_a_run_starts_the_same_run(tmp_path):
     own = parsed(
         "--weights", '{"visual_quality": 1, "dynamic_quality": 2, "text_alignment": 1}', "--kl", "1e-7"

@@ -13,8 +13,8 @@ from rollout import SamplingOptions
 from qsave_reward.errors import ConfigError
 from qsave_reward.weighting import scaled_weights
 
-MAY_CHANGE = ("updates", "reward", "reward_device", "reward_timeout", "reward_token_file")
-"""Options that a run may be started again with: its length, and where its reward is."""
+MAY_CHANGE = ("output_dir", "updates", "reward", "reward_device", "reward_timeout", "reward_token_file")
+"""Options that a run may be started again with: where it is, its length, and where its reward is."""
 
 
 @dataclass(kw_only=True)
