@@ -30,6 +30,7 @@ def shown():
     pages = [RECIPE / "README.md", *sorted((ROOT / "configs" / "text_to_video").glob("*.yaml"))]
     for page in pages:
         text = "\n".join(line.removeprefix("#").strip() for line in page.read_text().splitlines())
+        text = text.replace("\\\n", " ")
         for script, words in SHOWN.findall(text):
             if words.strip():
                 yield pytest.param(script, shlex.split(words), id=f"{page.stem}: {script}{words}")

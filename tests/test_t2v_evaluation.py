@@ -1,5 +1,6 @@
 """What an evaluation says: the best of n, alarms, measures of frames, intervals."""
 
+import math
 import sys
 import tracemalloc
 from itertools import combinations
@@ -7,13 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_model import FakeModel
 from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "text_to_video"))
 
 from best_of_n import expected_best, outcomes
-from evaluation import alarms, interval, measures
+from evaluation import Evaluation, alarms, evaluate, interval, measures, merged
+from rewards import Scoring
+from t2v_pipelines import build, options_for
+
+from qsave_reward.reward import VideoReward
 
 VALUES = st.floats(-3, 3) | st.just(float("nan"))
 
@@ -101,6 +107,8 @@ FIRST |= {"motion": 0.05, "brightness": 0.5, "saturation": 0.4, "held_out.overal
         ({"reward.overall": 3.1, "held_out.overall": 2.9}, ["held_out fell by 0.100 while the reward rose"]),
         ({"reward.overall": 3.1, "held_out.overall": 2.9, "motion": 0.0}, ["motion", "held_out"]),
         ({"reward.overall": 2.9, "gold.overall": 0.3}, []),
+        ({"gold.overall": math.nan, "motion": 0.039}, ["no score to compare: gold.overall", "motion fell"]),
+        ({"reward.overall": math.nan, "brightness": 0.61}, ["no score to compare: reward.overall", "bright"]),
     ],
 )
 def test_alarms(change, words):
@@ -113,6 +121,40 @@ def test_alarms(change, words):
 def test_alarms_do_without_a_judge_or_a_second_reward():
     first = {name: value for name, value in FIRST.items() if not name.startswith(("held", "gold"))}
     assert alarms(first, first | {"reward.overall": 4.0}) == []
+    later = alarms(first | {"motion": None}, FIRST | {"brightness": 0.7})  # what the log has for NaN
+    assert later[0] == "no score to compare: motion, held_out.overall, gold.overall" and len(later) == 2
+
+
+@given(st.integers(1, 7), st.integers(1, 4), st.data())
+def test_shares_of_an_evaluation_are_put_together_in_order(prompts, parts, data):
+    parts = min(parts, prompts)
+    shown = data.draw(st.integers(0, prompts))
+    table = np.arange(2 * prompts, dtype=np.float64).reshape(prompts, 2)
+    shares = []
+    for first in range(parts):
+        rows = range(prompts)[first::parts]
+        frames = [np.full((1, 2, 1, 1, 3), row, np.uint8) for row in rows][: -(-shown // parts)]
+        shares.append(
+            Evaluation([f"prompt {row}" for row in rows], {"a": table[rows]}, frames, {"reward": "0123"})
+        )
+    whole = merged(shares)
+    assert whole.prompts == [f"prompt {row}" for row in range(prompts)]
+    assert np.array_equal(whole.metrics["a"], table) and whole.revisions == {"reward": "0123"}
+    assert shown <= len(whole.frames) <= prompts
+    assert [int(clip.max()) for clip in whole.frames] == list(range(len(whole.frames)))
+
+
+def test_processes_that_share_an_evaluation_measure_what_one_does():
+    scorings = {"reward": Scoring(VideoReward(FakeModel(), on_error="mask"), fps=8)}
+    prompts = ["a red circle", "a blue square", "a green star"]
+    how = {"sampling": options_for("wan"), "videos": 2, "seed": 3, "gold": False, "batch_size": 1}
+    pipeline = build("wan")
+    whole = evaluate(pipeline, prompts, scorings, **how)
+    shared = merged([evaluate(pipeline, prompts, scorings, share=slice(i, None, 2), **how) for i in (0, 1)])
+    assert shared.prompts == whole.prompts and len(shared.frames) == 3
+    assert all(np.array_equal(shared.metrics[name], values) for name, values in whole.metrics.items())
+    assert not np.array_equal(*whole.metrics["brightness"][:2])
+    scorings["reward"].close()
 
 
 def test_measures_by_hand():

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from qsave_reward.errors import ConfigError
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "text_to_video"))
 
+from best_of_n import BestOfOptions
+from evaluate import EvaluateOptions, options_from
 from options import parse_options
 from run_log import RunLog, read_log
 from text_prompts import in_world, prompts_of_update, read_prompts
@@ -142,6 +145,7 @@ def test_a_wrong_file_is_no_better_than_a_wrong_command_line(tmp_path, capsys):
 def test_a_run_goes_on_only_with_its_own_options(tmp_path):
     parsed().save(tmp_path)
     longer = parsed("--updates", "7", "--reward", "http://127.0.0.1:9", "--reward_timeout", "9")
+    parsed("--held_out", "http://127.0.0.1:8").check_folder(tmp_path)
     longer.check_folder(tmp_path)
     longer.save(tmp_path)
     with pytest.raises(ConfigError, match="seed: 0 then, 3 now, kl: 0.01 then, 0.1 now.*another output_dir"):
@@ -153,6 +157,36 @@ def test_a_run_goes_on_where_it_was_moved_to(tmp_path):
     parsed("--output_dir", str(tmp_path / "begun")).save(tmp_path / "begun")
     moved = (tmp_path / "begun").rename(tmp_path / "moved")
     parsed("--output_dir", str(moved)).check_folder(moved)
+
+
+def test_grpo_brings_its_own_epsilon_and_needs_no_distance():
+    nft, grpo = parsed(), parsed("--algorithm", "grpo")
+    assert (nft.kl, nft.adam_epsilon, grpo.kl, grpo.adam_epsilon) == (1e-2, 1e-8, 0, 1e-15)
+    given = parsed("--algorithm", "grpo", "--kl", "0.5", "--adam_epsilon", "1e-9")
+    assert (given.kl, given.adam_epsilon) == (0.5, 1e-9)
+
+
+def test_half_precision_is_refused_for_training_only(capsys):
+    assert "float16 cannot be trained" in refusal(capsys, "--dtype", "float16")
+    assert parse_options(EvaluateOptions, ["--dtype", "float16"]).dtype == "float16"
+
+
+def test_an_evaluation_takes_over_what_a_run_evaluates_with(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
+    own = parsed("--height", "96", "--fps", "24", "--eval_steps", "30", "--eval_guidance", "5", "--seed", "4")
+    own = replace(own, eval_prompts=str(tmp_path / "prompts.txt"), eval_count=2, reward="http://127.0.0.1:9")
+    own = replace(own, extra='{"max_sequence_length": 512}', dtype="bfloat16", held_out="")
+    own.save(tmp_path)
+    found = options_from(EvaluateOptions, ["--run", str(tmp_path), "--lora", "best", "--videos", "5"])
+    assert found.sampling() == own.eval_sampling() and (found.steps, found.guidance) == (30, 5)
+    assert (found.prompts, found.count, found.videos) == (own.eval_prompts, 2, 5)
+    assert (found.reward, found.dtype, found.seed, found.lora) == (own.reward, "bfloat16", 4, "best")
+    best = options_from(BestOfOptions, ["--n", "3", f"--run={tmp_path}", "--reward", "tiny"])
+    assert (best.videos, best.reward, best.height) == (3, "tiny", 96)
+    with pytest.raises(
+        ConfigError, match="expected the folder of a run, with config.yaml in it, got .*empty"
+    ):
+        options_from(EvaluateOptions, ["--run", str(tmp_path / "empty")])
 
 
 def test_the_file_of_a_run_starts_the_same_run(tmp_path):

@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +16,16 @@ from reward_cases import ColorModel, score_of, solid
 from served import GatedModel, served
 
 from qsave_reward.client import RewardClient
-from qsave_reward.errors import ConfigError, ServerError, VideoError
+from qsave_reward.errors import ConfigError, QSaveError, ServerError, VideoError
 from qsave_reward.reward import VideoReward
 from qsave_reward.server.settings import Settings
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "text_to_video"))
 
-from rewards import Scoring, check_identity, identity, open_reward
+from rewards import Scored, Scoring, check_identity, identity, open_reward
 from rollout import Rollout
+from train import Run
+from train_options import TrainOptions
 
 RED, BLUE = (200, 20, 40), (20, 60, 220)
 TOKEN = "a-token-of-some-length"
@@ -55,6 +58,25 @@ def scoring():
 
 def colors(*chosen):
     return [[score_of(level) for level in color] for color in chosen]
+
+
+def test_too_many_missing_scores_are_an_error_as_soon_as_it_is_certain():
+    gone, here = (Scored(np.full((2, 3), value), ("down",) * 2, 0.0) for value in (np.nan, 3.0))
+    never = Future()  # still waits for the server
+
+    def collected(*results, limit):
+        run = Run.__new__(Run)
+        run.options, run.step = TrainOptions(output_dir="OUT", prompts_per_update=1, max_masked=limit), 6
+        done = [Future() for _ in results]
+        for future, result in zip(done, results, strict=True):
+            future.set_result(result)
+        return run.scored([*done, never][:4])
+
+    assert len(collected(here, gone, here, here, limit=0.25)) == 4
+    with pytest.raises(
+        QSaveError, match="50% or more of the videos of update 7 .* 25%; the first reason: down"
+    ):
+        collected(here, gone, gone, limit=0.25)
 
 
 def test_two_clips_come_back_in_order(scoring):

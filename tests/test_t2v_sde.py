@@ -147,11 +147,17 @@ def test_with_hardly_any_noise_a_stock_pipeline_runs_as_with_its_own_scheduler(n
     assert torch.equal(found.timestep, expected.timestep)
 
 
-def test_a_shift_that_depends_on_the_number_of_tokens_is_followed():
+LTX_VIDEO = {"base_shift": 0.95, "max_shift": 2.05, "base_image_seq_len": 1024, "max_image_seq_len": 4096}
+
+
+@pytest.mark.parametrize("own", [{}, LTX_VIDEO, {"base_shift": 1.5, "max_image_seq_len": 300}])
+def test_a_shift_that_depends_on_the_number_of_tokens_is_followed(own):
     pipeline = build("ltx")
-    pipeline.scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, **own)
     expected = sampled(pipeline, "ltx", steps=4)
     levels = pipeline.scheduler.sigmas.clone()
+    shift = shift_of(pipeline, tokens=expected.latents.shape[1])  # NFT trains at the levels that are sampled
+    assert levels.tolist() == pytest.approx(schedule(4, shift), abs=1e-6)
     found, _ = stochastic(pipeline, "ltx", step=2, noise=1e-6, steps=4)
     torch.testing.assert_close(pipeline.scheduler.sigmas, levels, rtol=0, atol=1e-6)
     torch.testing.assert_close(found.latents, expected.latents, rtol=0, atol=1e-4)

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator, InitProcessGroupKwargs, PartialState
 from accelerate.utils import DistributedType
 from train_options import TrainOptions
 
 from qsave_reward.errors import ConfigError
 
+PATIENCE = timedelta(hours=3)
+"""How long a process waits for the others. torch's 10 minutes are too few where a reward server is slow."""
+
 
 def open_accelerator(options: TrainOptions) -> Accelerator:
-    """An accelerator that steps the optimizer `minibatches` times in an update."""
+    """An accelerator that steps the optimizer `minibatches` times in an update.
+
+    Raises:
+        ConfigError: where prompts cannot be shared between the processes.
+    """
     if not torch.cuda.is_available():
-        PartialState(cpu=True)  # else DeepSpeed runs on CPUs do not find each other
-    accelerator = Accelerator()
+        PartialState(cpu=True, timeout=PATIENCE)  # else DeepSpeed runs on CPUs do not find each other
+    accelerator = Accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+    processes = accelerator.num_processes
+    if options.prompts_per_update % processes:
+        raise ConfigError(
+            f"prompts_per_update ({options.prompts_per_update}) must be a multiple of the number of "
+            f"processes ({processes})"
+        )
+    if options.eval_count < processes:
+        raise ConfigError(
+            f"eval_count ({options.eval_count}) must be at least the number of processes ({processes}), "
+            "which share the prompts of an evaluation"
+        )
     repeats = options.levels_per_video if options.algorithm == "nft" else 1
-    videos = options.prompts_per_update * options.group_size // accelerator.num_processes
+    videos = options.prompts_per_update * options.group_size // processes
     chunks = videos // options.batch_size * repeats
     if chunks % options.minibatches:
         raise ConfigError(f"minibatches ({options.minibatches}) must divide the {chunks} chunks of an update")

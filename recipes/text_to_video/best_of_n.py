@@ -18,7 +18,6 @@ from typing import Any
 import evaluate
 import numpy as np
 from evaluation import FloatArray
-from options import parse_options
 from rich.console import Console
 from rich.table import Table
 
@@ -84,7 +83,7 @@ def outcomes(metrics: dict[str, FloatArray], n: int) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     try:
-        options = parse_options(BestOfOptions, argv)
+        options = evaluate.options_from(BestOfOptions, argv)
         evaluation = evaluate.run(options)
     except QSaveError as error:
         sys.exit(f"error: {error}")

@@ -36,14 +36,17 @@ def draw_runs(runs: Mapping[str, Sequence[Path]], path: str | Path) -> None:
         path: picture to write.
 
     Raises:
-        ConfigError: for a folder without evaluations.
+        ConfigError: for a folder without evaluations, or more names than there are colors.
     """
+    if len(runs) > len(COLORS):
+        raise ConfigError(f"expected at most {len(COLORS)} names, got {len(runs)}: {', '.join(runs)}")
     figure, axes = pyplot.subplots(2, 3, figsize=(11, 5.6), layout="constrained")
     for color, (name, folders) in zip(COLORS, runs.items(), strict=False):
         tables = [_evaluations(folder) for folder in folders]
         steps = sorted(set.intersection(*(set(table) for table in tables)))
         for axis, metric in zip(axes.flat, SHOWN, strict=True):
-            values = np.array([[table[step].get(metric, np.nan) for step in steps] for table in tables])
+            rows = [[table[step].get(metric) for step in steps] for table in tables]
+            values = np.array(rows, dtype=np.float64)  # null, no score, is NaN
             axis.plot(steps, values.mean(axis=0), color=color, label=name)
             axis.fill_between(steps, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, lw=0)
             axis.set_title(metric.replace("_", " ").replace(".", ": "), fontsize=10)

@@ -1,17 +1,20 @@
 """Measure a text-to-video pipeline, with or without a LoRA, on prompts it was not trained on.
 
     python recipes/text_to_video/evaluate.py --pipeline tiny --lora OUT/best --json
+    python recipes/text_to_video/evaluate.py --run OUT --lora OUT/best      # as the run OUT evaluates
 
 Prints the mean of every metric with a 95 % interval over prompts. `--save` keeps what `compare.py` reads.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,8 +29,10 @@ from rich.table import Table
 from sheets import save_sheet
 from text_prompts import in_world, read_prompts
 from tqdm import tqdm
+from train_options import TrainOptions
 
-from qsave_reward.errors import QSaveError
+from qsave_reward.config import expand_config
+from qsave_reward.errors import ConfigError, QSaveError
 
 
 @dataclass(kw_only=True)
@@ -35,6 +40,8 @@ class EvaluateOptions(PipelineOptions):
     """Options of an evaluation; those of sampling begin with the embedded generator's.
 
     Attributes:
+        run: folder of a run of `train.py`: what is not given here is as in that run's evaluations (pipeline,
+            sampling, prompts, rewards), but for the LoRA; empty: as below.
         device: of pipeline and reward; empty: a GPU if there is one.
         lora: folder of an exported LoRA; empty: the pipeline alone.
         prompts: a file with one prompt a line, or `world:train`, `world:test`.
@@ -45,6 +52,7 @@ class EvaluateOptions(PipelineOptions):
         json: print JSON instead of a table.
     """
 
+    run: str = ""
     device: str = ""
     lora: str = ""
     prompts: str = "world:test"
@@ -60,6 +68,33 @@ class EvaluateOptions(PipelineOptions):
         self.check_counts("count", "videos")
 
 
+Options = TypeVar("Options", bound=EvaluateOptions)
+
+
+def options_from(kind: type[Options], argv: Sequence[str] | None = None) -> Options:
+    """As `parse_options`; what `--run` stands for comes before everything else.
+
+    Raises:
+        ConfigError: for a folder without a run in it, and as `parse_options`.
+    """
+    arguments = expand_config(list(sys.argv[1:] if argv is None else argv))
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--run", default="")
+    folder = early.parse_known_args(arguments)[0].run
+    return parse_options(kind, [*evaluation_of_run(Path(folder)), *arguments] if folder else arguments)
+
+
+def evaluation_of_run(folder: Path) -> list[str]:
+    """Arguments that evaluate as a run of `train.py` does."""
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"expected the folder of a run, with config.yaml in it, got {folder}")
+    run = parse_options(TrainOptions, ["--config", str(folder / "config.yaml")])
+    taken = {field.name: getattr(run, field.name) for field in fields(PipelineOptions)}
+    taken |= {"prompts": run.eval_prompts, "count": run.eval_count, "videos": run.eval_videos}
+    taken |= {"steps": run.eval_sampling().steps, "guidance": run.eval_sampling().guidance}
+    return [word for name, value in taken.items() if value is not None for word in (f"--{name}", str(value))]
+
+
 def run(options: EvaluateOptions) -> Evaluation:
     """Load everything and measure; why videos have no score goes to standard error."""
     prompts = read_prompts(options.prompts, options.count)
@@ -67,7 +102,14 @@ def run(options: EvaluateOptions) -> Evaluation:
     scorings = {"reward": open_scoring(options, options.reward, device=device)}
     if options.held_out:
         scorings["held_out"] = open_scoring(options, options.held_out, device=device)
-    pipeline = load_pipeline(options.pipeline, dtype=options.dtype, device=device)
+    sampling = options.sampling()
+    pipeline = load_pipeline(options.pipeline, dtype=options.dtype, device=device, arguments=sampling.extra)
+    print(
+        f"{options.pipeline}: {len(prompts)} prompts of {options.prompts}, {options.videos} videos each, "
+        f"{sampling.width}x{sampling.height}, {sampling.num_frames} frames at {sampling.fps:g} a second, "
+        f"{sampling.steps} steps, guidance {sampling.guidance:g}; reward {options.reward}",
+        file=sys.stderr,
+    )
     if options.lora:
         load_lora(pipeline, options.lora)
     with tqdm(total=len(prompts), desc="prompts", file=sys.stderr) as bar:
@@ -75,7 +117,7 @@ def run(options: EvaluateOptions) -> Evaluation:
             pipeline,
             prompts,
             scorings,
-            sampling=options.sampling(),
+            sampling=sampling,
             videos=options.videos,
             seed=options.seed,
             gold=in_world(options.prompts),
@@ -127,7 +169,7 @@ def save(evaluation: Evaluation, options: EvaluateOptions) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     try:
-        options = parse_options(EvaluateOptions, argv)
+        options = options_from(EvaluateOptions, argv)
         evaluation = run(options)
     except QSaveError as error:
         sys.exit(f"error: {error}")

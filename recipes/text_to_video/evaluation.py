@@ -29,7 +29,7 @@ class Evaluation:
     Attributes:
         prompts: P texts.
         metrics: name to float64 [P, S]; NaN for a video without a score.
-        frames: uint8 [S, T, H, W, 3] for each prompt.
+        frames: uint8 [S, T, H, W, 3] for each prompt; after `merged` of the first ones only.
         revisions: of the weights behind each group of metrics (`reward`, `held_out`).
         errors: why videos have no score.
     """
@@ -59,6 +59,7 @@ def evaluate(
     seed: int,
     gold: bool,
     batch_size: int = 8,
+    share: slice = slice(None),
     progress: Callable[[], Any] = lambda: None,
 ) -> Evaluation:
     """Sample `videos` for each prompt with the stock sampler and measure them; the same seeds every time.
@@ -66,11 +67,13 @@ def evaluate(
     Args:
         scorings: name of a group of metrics (`reward`, `held_out`) to what scores it.
         gold: whether the prompts are the world's, which the gold judge understands.
+        share: which of the prompts; at least one.
         progress: called after every prompt.
     """
+    own = prompts[share]
     rollouts: list[list[Rollout]] = []
     pending: dict[str, list[list[Future[Scored]]]] = {name: [] for name in scorings}
-    for i, prompt in enumerate(prompts):
+    for i, prompt in zip(range(len(prompts))[share], own, strict=True):
         seeds = group_seeds(seed, EVALUATION, i, videos)
         chunks = [seeds[at : at + batch_size] for at in range(0, videos, batch_size)]
         rollouts.append([sample(pipeline, prompt, chunk, sampling) for chunk in chunks])
@@ -89,9 +92,22 @@ def evaluate(
     measured = [[measures(clip) for clip in clips] for clips in frames]
     metrics |= {name: np.array([[m[name] for m in row] for row in measured]) for name in measured[0][0]}
     if gold:
-        metrics |= gold_metrics(prompts, frames)
+        metrics |= gold_metrics(own, frames)
     revisions = {name: scoring.revision for name, scoring in scorings.items()}
-    return Evaluation(list(prompts), metrics, frames, revisions, tuple(errors))
+    return Evaluation(list(own), metrics, frames, revisions, tuple(errors))
+
+
+def merged(parts: Sequence[Evaluation]) -> Evaluation:
+    """The whole of evaluations of every n-th prompt, `slice(0, None, n)` first; with the same metrics."""
+    number = sum(len(part.prompts) for part in parts)
+    places = [(parts[i % len(parts)], i // len(parts)) for i in range(number)]
+    return Evaluation(
+        [part.prompts[row] for part, row in places],
+        {name: np.stack([part.metrics[name][row] for part, row in places]) for name in parts[0].metrics},
+        [part.frames[row] for part, row in places if row < len(part.frames)],
+        parts[0].revisions,
+        tuple(error for part in parts for error in part.errors),
+    )
 
 
 def metric_names(groups: Sequence[str], *, gold: bool) -> list[str]:
@@ -148,23 +164,24 @@ def interval(values: FloatArray, *, seed: int = 0, rounds: int = 2000) -> tuple[
     return float(low), float(high)
 
 
-def alarms(first: Mapping[str, float], now: Mapping[str, float]) -> list[str]:
+def alarms(first: Mapping[str, float | None], now: Mapping[str, float]) -> list[str]:
     """What an evaluation shows that a rising reward hides, in words; empty if all is well."""
-    if any(first[name] is None or np.isnan(value) for name, value in now.items()):
-        return ["an evaluation without any score cannot be compared"]
+    before = {name: math.nan if first.get(name) is None else first[name] for name in now}
+    change = {name: value - before[name] for name, value in now.items()}
     found = []
-    change = {name: value - first[name] for name, value in now.items()}
+    if lacking := [name for name, value in change.items() if math.isnan(value)]:
+        found.append(f"no score to compare: {', '.join(lacking)}")
     if change["reward.overall"] > 0:
         for name in DIMENSIONS:
             if change[f"reward.{name}"] < -0.05:
                 found.append(f"{name} fell by {-change[f'reward.{name}']:.2f} while the sum of rewards rose")
-    if now["motion"] < 0.8 * first["motion"]:
+    if now["motion"] < 0.8 * before["motion"]:
         found.append(
-            f"motion fell from {first['motion']:.4f} to {now['motion']:.4f}: are the videos becoming still?"
+            f"motion fell from {before['motion']:.4f} to {now['motion']:.4f}: are the videos becoming still?"
         )
     for name in ("brightness", "saturation"):
         if abs(change[name]) > 0.1:
-            found.append(f"{name} went from {first[name]:.2f} to {now[name]:.2f}")
+            found.append(f"{name} went from {before[name]:.2f} to {now[name]:.2f}")
     for group in ("held_out", "gold"):
         if f"{group}.overall" in now and change[f"{group}.overall"] < 0 < change["reward.overall"]:
             found.append(f"{group} fell by {-change[f'{group}.overall']:.3f} while the reward rose")

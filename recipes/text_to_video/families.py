@@ -7,10 +7,12 @@ levels are spread (`shift`), and which layers carry a LoRA.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
 from torch import Tensor
 
 from qsave_reward.errors import ConfigError
@@ -74,9 +76,20 @@ def family_of(pipeline: Any) -> Family:
     return known[name]
 
 
-def shift_of(pipeline: Any) -> float:
-    """Shift of the noise levels: s in sigma = s u / (1 + (s - 1) u); 1 where the scheduler has none."""
+DYNAMIC = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
+"""What a shift that grows with the number of tokens depends on: names in a scheduler's configuration, and
+diffusers' defaults."""
+
+
+def shift_of(pipeline: Any, tokens: int = 0) -> float:
+    """Shift of the noise levels: s in sigma = s u / (1 + (s - 1) u); 1 where the scheduler has none.
+
+    Args:
+        tokens: of a video; counts where the scheduler shifts by them (LTX), as `LTXPipeline` does it.
+    """
     config = pipeline.scheduler.config
+    if config.get("use_dynamic_shifting"):
+        return math.exp(calculate_shift(tokens, *(config.get(name, own) for name, own in DYNAMIC.items())))
     return float(config.get("flow_shift") or config.get("shift") or 1.0)
 
 

@@ -12,7 +12,7 @@ from rollout import SamplingOptions
 from qsave_reward.errors import ConfigError
 
 OWN = {"prompt", "height", "width", "num_frames", "num_inference_steps", "guidance_scale", "generator"}
-OWN |= {"output_type", "callback_on_step_end"}
+OWN |= {"output_type", "callback_on_step_end", "num_videos_per_prompt", "latents", "prompt_embeds"}
 """Arguments of a pipeline that the recipe sets itself."""
 
 

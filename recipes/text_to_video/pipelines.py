@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,18 @@ EMBEDDED = Path(__file__).parent / "tiny"
 """The embedded generator; `pretrain_tiny.py` makes another one."""
 
 
-def load_pipeline(name: str, *, dtype: str = "float32", device: Any = "cpu") -> Any:
+def load_pipeline(
+    name: str, *, dtype: str = "float32", device: Any = "cpu", arguments: Iterable[str] = ()
+) -> Any:
     """A pipeline in evaluation mode, without progress bars of its own.
 
     Args:
         name: `tiny`, a folder, or a hub name.
         dtype: name of a torch dtype.
+        arguments: names of arguments that it will be called with.
 
     Raises:
-        ConfigError: when there is none, or its family is unknown.
+        ConfigError: when there is none, its family is unknown, or it takes no such argument.
     """
     path = EMBEDDED if name == "tiny" else Path(name)
     if not (path / "model_index.json").is_file() and (
@@ -37,6 +42,12 @@ def load_pipeline(name: str, *, dtype: str = "float32", device: Any = "cpu") -> 
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot load the pipeline {name}: {error}") from error
     family_of(pipeline)
+    taken = inspect.signature(pipeline.__call__).parameters
+    if unknown := set(arguments) - set(taken):
+        raise ConfigError(
+            f"extra: {type(pipeline).__name__} takes no {', '.join(sorted(unknown))}; "
+            f"it takes {', '.join(taken)}"
+        )
     pipeline.set_progress_bar_config(disable=True)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):

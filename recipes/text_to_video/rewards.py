@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,19 @@ class Scored:
     values: NDArray[np.float64]
     errors: tuple[str, ...]
     seconds: float
+
+
+def check_masked(values: NDArray[np.float64], scored: Sequence[Scored], *, limit: float, step: int) -> None:
+    """A QSaveError when of the videos after update `step`, `values` [n, 3], too many have no score."""
+    masked = float(np.isnan(values).any(axis=1).mean())
+    if masked > limit or masked == 1:
+        reasons = [error for one in scored for error in one.errors] or ["see the other processes"]
+        raise QSaveError(
+            f"{masked:.0%} or more of the videos of update {step + 1} have no score, more than max_masked = "
+            f"{limit:.0%}; the first reason: {reasons[0]}. Mend it and start again: the run goes on from its "
+            "last checkpoint",
+            code="too_many_masked",
+        )
 
 
 class Scoring:

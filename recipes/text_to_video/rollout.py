@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sde import OneStepSDE, Step
 from torch import Tensor
 
-from qsave_reward.errors import QSaveError
+from qsave_reward.errors import ConfigError, QSaveError
 
 Arguments = Mapping[str, Any]
 """Keyword arguments of a transformer for one sample, without latents and timestep."""
@@ -81,6 +81,7 @@ def sample(pipeline: Any, prompt: str, seeds: list[int], options: SamplingOption
     """One video for each of `seeds`, which alone decide the initial noise.
 
     Raises:
+        ConfigError: the pipeline refuses what it is called with, such as an odd height.
         QSaveError: the pipeline overflowed (`not_finite`).
     """
     last: dict[str, Tensor] = {}
@@ -90,18 +91,21 @@ def sample(pipeline: Any, prompt: str, seeds: list[int], options: SamplingOption
         return {}
 
     with recorded_calls(pipeline.transformer) as calls, torch.no_grad():
-        output = pipeline(
-            prompt=[prompt] * len(seeds),
-            height=options.height,
-            width=options.width,
-            num_frames=options.num_frames,
-            num_inference_steps=options.steps,
-            guidance_scale=options.guidance,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            output_type="pt",
-            callback_on_step_end=keep,
-            **options.extra,
-        )
+        try:
+            output = pipeline(
+                prompt=[prompt] * len(seeds),
+                height=options.height,
+                width=options.width,
+                num_frames=options.num_frames,
+                num_inference_steps=options.steps,
+                guidance_scale=options.guidance,
+                generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                output_type="pt",
+                callback_on_step_end=keep,
+                **options.extra,
+            )
+        except ValueError as error:  # diffusers' way of refusing arguments
+            raise ConfigError(f"{type(pipeline).__name__} cannot make such a video: {error}") from error
     prompted, unprompted = split_calls(calls, len(seeds))
     if not last["latents"].isfinite().all():
         raise QSaveError(

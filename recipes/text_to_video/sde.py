@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteSchedulerOutput
-from families import shift_of
+from families import DYNAMIC, shift_of
 from torch import Tensor
 
 STD_CAP = 0.45
@@ -138,5 +138,7 @@ class OneStepSDE(FlowMatchEulerDiscreteScheduler):
 
 def one_step_sde(pipeline: Any) -> OneStepSDE:
     """A scheduler to put in a pipeline in place of its own, with the same shift."""
-    dynamic = bool(pipeline.scheduler.config.get("use_dynamic_shifting"))
-    return OneStepSDE(shift=shift_of(pipeline), use_dynamic_shifting=dynamic)
+    config = pipeline.scheduler.config
+    if not config.get("use_dynamic_shifting"):
+        return OneStepSDE(shift=shift_of(pipeline))
+    return OneStepSDE(use_dynamic_shifting=True, **{name: config[name] for name in DYNAMIC if name in config})

@@ -10,12 +10,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from qsave_reward.types import DIMENSIONS
 
-COLUMNS, SIDE, GAP, TEXT = 6, 128, 4, 34
+ROWS, COLUMNS, SIDE, GAP, TEXT = 8, 6, 128, 4, 34
 
 
-def save_sheet(evaluation: Evaluation, path: Path, *, rows: int = 8) -> None:
-    """The first video of the first `rows` prompts, `COLUMNS` frames of each, as PNG."""
-    number = min(rows, len(evaluation.prompts))
+def save_sheet(evaluation: Evaluation, path: Path) -> None:
+    """The first video of the first `ROWS` prompts, `COLUMNS` frames of each, as PNG."""
+    number = min(ROWS, len(evaluation.prompts))
     strips = [draw_row(evaluation, i) for i in range(number)]
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")

@@ -13,24 +13,25 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import gather_object, set_seed
 from accelerators import keep_model_out, open_accelerator
 from checkpoints import resume, save
-from evaluation import alarms, evaluate, metric_names
+from evaluation import Evaluation, alarms, evaluate, merged, metric_names
 from families import family_of
 from lora import Policies, add_lora, blend, export_lora, using
 from options import parse_options
 from pipelines import load_pipeline
-from rewards import Scored, check_identity, identity, open_scoring
+from rewards import Scored, check_identity, check_masked, identity, open_scoring
 from rollout import Rollout, group_seeds, sample
 from run_log import RunLog, read_log
 from sde import one_step_sde
-from sheets import save_sheet
+from sheets import ROWS, save_sheet
 from text_prompts import in_world, prompts_of_update, read_prompts
 from torch import Tensor
 from tqdm import tqdm
@@ -49,11 +50,6 @@ class Run:
     def __init__(self, options: TrainOptions) -> None:
         self.options, self.output = options, Path(options.output_dir)
         accelerator = self.accelerator = open_accelerator(options)
-        if options.prompts_per_update % accelerator.num_processes:
-            raise ConfigError(
-                f"prompts_per_update ({options.prompts_per_update}) must be a multiple of the "
-                f"number of processes ({accelerator.num_processes})"
-            )
         options.check_folder(self.output)
         set_seed(options.seed)
         self.prompts = read_prompts(options.prompts)
@@ -70,7 +66,12 @@ class Run:
         metrics = metric_names(list(self.scorings), gold=in_world(options.eval_prompts))
         if options.keep_best not in metrics:
             raise ConfigError(f"keep_best must be one of {', '.join(metrics)}, got {options.keep_best}")
-        self.pipeline = load_pipeline(options.pipeline, dtype=options.dtype, device=accelerator.device)
+        self.pipeline = load_pipeline(
+            options.pipeline,
+            dtype=options.dtype,
+            device=accelerator.device,
+            arguments=options.sampling().extra,
+        )
         family = family_of(self.pipeline)
         if options.algorithm == "grpo" and not family.flow:
             raise ConfigError(f"grpo needs a flow-matching pipeline, got {family.pipeline}; use nft")
@@ -110,17 +111,28 @@ class Run:
         self.log = RunLog(self.output, step=self.step) if accelerator.is_main_process else None
 
     def _check_reward(self) -> None:
-        """The reward must be the one the log begins with."""
-        begun = next((row for row in read_log(self.output / "log.jsonl") if row["kind"] == "reward"), None)
-        if begun and self.step:
-            check_identity(self.scorings["reward"].reward, begun["identity"])
+        """The rewards must be those that the log begins with."""
+        begun = {row["kind"]: row for row in read_log(self.output / "log.jsonl") if self.step}
+        for name, scoring in self.scorings.items():
+            if name in begun:
+                check_identity(scoring.reward, begun[name]["identity"])
 
     def train(self) -> None:
-        """All updates that are left."""
+        """All updates that are left; when one fails, nothing that waits is scored."""
+        try:
+            self._train()
+        finally:
+            for scoring in self.scorings.values():
+                scoring.close()
+            if self.log:
+                self.log.close()
+
+    def _train(self) -> None:
         first = self.step
         if first == 0:
             if self.log:
-                self.log.write("reward", 0, {"identity": identity(self.scorings["reward"].reward)})
+                for name, scoring in self.scorings.items():
+                    self.log.write(name, 0, {"identity": identity(scoring.reward)})
             self.evaluate(0)
         main = self.accelerator.is_main_process
         with tqdm(total=self.options.updates, initial=first, desc="updates", disable=not main) as bar:
@@ -138,10 +150,6 @@ class Run:
                     save(self.accelerator, self.output / "checkpoints", self.step)
         if main:
             self.export("last")
-        for scoring in self.scorings.values():
-            scoring.close()
-        if self.log:
-            self.log.close()
 
     def update(self, update: int) -> dict[str, float]:
         """Sample, score, compare, learn. Returns what goes to the log."""
@@ -149,10 +157,10 @@ class Run:
         began = time.perf_counter()
         rollouts, pending = self.rollouts(update)
         seconds["rollout"] = time.perf_counter() - began
-        scored = [future.result() for future in pending]
+        scored = self.scored(pending)
         seconds["waited_for_scores"] = time.perf_counter() - began - seconds["rollout"]
         values, groups, own = self.gathered(rollouts, scored)
-        self._stop_if_masked(values, scored)
+        check_masked(values, scored, limit=options.max_masked, step=self.step)
         compared = advantages(values, groups, weights=options.dimension_weights())
         parts = [torch.from_numpy(chunk) for chunk in np.split(compared[own], len(rollouts))]
         trained = time.perf_counter()
@@ -219,44 +227,53 @@ class Run:
         own = torch.tensor(list(numbers.values()), device=self.accelerator.device)
         return dict(zip(numbers, self.accelerator.reduce(own, "mean").tolist(), strict=True))
 
-    def _stop_if_masked(self, values: np.ndarray, scored: Sequence[Scored]) -> None:
-        masked = float(np.isnan(values).any(axis=1).mean())
-        if masked > self.options.max_masked or masked == 1:
-            reasons = [error for one in scored for error in one.errors] or ["see the other processes"]
-            raise QSaveError(
-                f"{masked:.0%} of the videos of update {self.step + 1} have no score, more than max_masked = "
-                f"{self.options.max_masked:.0%}; the first reason: {reasons[0]}. Mend it and start "
-                "again: the run goes on from its last checkpoint",
-                code="too_many_masked",
-            )
+    def scored(self, pending: Sequence[Any]) -> list[Scored]:
+        """Scores of this process's videos; stops as soon as it is certain that too many will be missing."""
+        options, scored = self.options, []
+        videos = options.prompts_per_update * options.group_size
+        for future in pending:
+            scored.append(future.result())
+            known = np.concatenate([one.values for one in scored])
+            others = np.zeros((videos - len(known), known.shape[1]))
+            check_masked(np.concatenate([known, others]), scored, limit=options.max_masked, step=self.step)
+        return scored
 
     def evaluate(self, step: int) -> None:
         """Evaluate the running average; keep it if it is the best of those that were trained."""
+        options, accelerator = self.options, self.accelerator
+        with using(self.policies.current, self.policies.average):
+            own = evaluate(
+                self.pipeline,
+                self.eval_prompts,
+                self.scorings,
+                sampling=options.eval_sampling(),
+                videos=options.eval_videos,
+                seed=options.seed,
+                gold=in_world(options.eval_prompts),
+                batch_size=options.batch_size,
+                share=slice(accelerator.process_index, None, accelerator.num_processes),
+            )
+        shown = -(-ROWS // accelerator.num_processes)
+        evaluation = merged(gather_object([replace(own, frames=own.frames[:shown])]))
         if self.log:
-            options = self.options
-            with using(self.policies.current, self.policies.average):
-                evaluation = evaluate(
-                    self.pipeline,
-                    self.eval_prompts,
-                    self.scorings,
-                    sampling=options.eval_sampling(),
-                    videos=options.eval_videos,
-                    seed=options.seed,
-                    gold=in_world(options.eval_prompts),
-                    batch_size=options.batch_size,
-                )
-            means = evaluation.means()
-            earlier = [row for row in read_log(self.output / "log.jsonl") if row["kind"] == "evaluation"]
-            found = alarms(earlier[0], means) if earlier else []
-            trained = [row[options.keep_best] for row in earlier if row["step"]]
-            kept = [value for value in trained if value is not None]
-            for text in found:
-                tqdm.write(f"alarm at update {step}: {text}", file=sys.stderr)
-            if step and means[options.keep_best] > max(kept, default=-np.inf):
-                self.export("best")
-            self.log.write("evaluation", step, means | {"failed": evaluation.failed(), "alarms": found})
-            save_sheet(evaluation, self.output / "sheets" / f"{step:05d}.png")
-        self.accelerator.wait_for_everyone()
+            self._write_evaluation(step, evaluation)
+        accelerator.wait_for_everyone()
+
+    def _write_evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Log, alarms, sheet, and the LoRA where it is the best so far."""
+        metric, means = self.options.keep_best, evaluation.means()
+        limit = self.options.max_masked * len(evaluation.prompts) * self.options.eval_videos
+        earlier = [row for row in read_log(self.output / "log.jsonl") if row["kind"] == "evaluation"]
+        found = alarms(earlier[0], means) if earlier else []
+        # What failed may have been the worse part: an evaluation that lacks much is no measure of the best.
+        whole = [row for row in earlier if row["step"] and row["failed"] <= limit]
+        best = max((row[metric] for row in whole if row.get(metric) is not None), default=-np.inf)
+        if step and evaluation.failed() <= limit and means[metric] > best:
+            self.export("best")
+        for text in found:
+            tqdm.write(f"alarm at update {step}: {text}", file=sys.stderr)
+        self.log.write("evaluation", step, means | {"failed": evaluation.failed(), "alarms": found})
+        save_sheet(evaluation, self.output / "sheets" / f"{step:05d}.png")
 
     def export(self, name: str) -> None:
         """Write the running average as a LoRA for the stock pipeline."""

@@ -13,8 +13,9 @@ from rollout import SamplingOptions
 from qsave_reward.errors import ConfigError
 from qsave_reward.weighting import scaled_weights
 
-MAY_CHANGE = ("output_dir", "updates", "reward", "reward_device", "reward_timeout", "reward_token_file")
-"""Options that a run may be started again with: where it is, its length, and where its reward is."""
+MAY_CHANGE = ("output_dir", "updates", "reward", "held_out")
+MAY_CHANGE += ("reward_device", "reward_timeout", "reward_token_file")
+"""Options that a run may be started again with: where it is, its length, and where its rewards are."""
 
 
 @dataclass(kw_only=True)
@@ -37,9 +38,10 @@ class TrainOptions(PipelineOptions):
         max_masked: share of videos without a score at which the run stops.
         lora_rank, lora_alpha: size and strength of the LoRA.
         lora_targets: endings of layer names; empty: those of the family.
-        learning_rate, weight_decay, adam_epsilon, max_grad_norm: of AdamW.
+        learning_rate, weight_decay, adam_epsilon, max_grad_norm: of AdamW; `adam_epsilon` is 1e-8 for NFT and
+            1e-15 for GRPO, whose gradients are tiny, unless it is given.
         advantage_limit: advantages are clipped to this.
-        kl: weight of the distance to the reference.
+        kl: weight of the distance to the reference; 0.01 for NFT and 0 for GRPO unless it is given.
         beta, levels_per_video, old_rate, old_limit: NFT; the old policy keeps min(`old_rate` update,
             `old_limit`) of itself in an update.
         noise, clip: GRPO; of the stochastic step, and of the ratio.
@@ -68,11 +70,11 @@ class TrainOptions(PipelineOptions):
     lora_targets: list[str] = field(default_factory=list)
     learning_rate: float = 1e-4
     weight_decay: float = 1e-4
-    adam_epsilon: float = 1e-8
+    adam_epsilon: float | None = None
     max_grad_norm: float = 1.0
     gradient_checkpointing: bool = False
     advantage_limit: float = 5.0
-    kl: float = 1e-2
+    kl: float | None = None
     beta: float = 0.1
     levels_per_video: int = 2
     old_rate: float = 1e-3
@@ -86,6 +88,16 @@ class TrainOptions(PipelineOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        grpo = self.algorithm == "grpo"
+        if self.kl is None:
+            self.kl = 0.0 if grpo else 1e-2
+        if self.adam_epsilon is None:
+            self.adam_epsilon = 1e-15 if grpo else 1e-8
+        if self.dtype == "float16":
+            raise ConfigError(
+                "dtype float16 cannot be trained: what a video adds to the gradient of one latent element is "
+                "below its smallest number; use bfloat16"
+            )
         self.check_counts("updates", "prompts_per_update", "minibatches", "levels_per_video", "eval_count")
         self.check_counts("eval_videos", "lora_rank", "evaluate_every", "save_every")
         self.check_positive("lora_alpha", "learning_rate", "max_grad_norm", "advantage_limit", "beta")

@@ -44,7 +44,6 @@ class Learner:
     ) -> None:
         self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
         self.pipeline, self.family, self.policies, self.options = pipeline, family, policies, options
-        self.shift = shift_of(pipeline)
 
     def update(
         self, rollouts: Sequence[Rollout], advantages: Sequence[Tensor], *, seed: int, first: int = 0
@@ -75,7 +74,10 @@ class Learner:
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             for name, value in loss.parts.items():
-                totals[name] += value.item() / number
+                if name == "ratio_error":  # of the worst chunk: in the first update it must be 0
+                    totals[name] = max(totals[name], value.item())
+                else:
+                    totals[name] += value.item() / number
         return dict(totals)
 
     def _runs(
@@ -98,7 +100,8 @@ class Learner:
             for i in order:
                 latents, generator = rollouts[i].latents, generators[i]
                 within = (places[groups[i]] + torch.rand(1, generator=generator)) / number
-                sigma = spread_sigmas((within + repeat) / repeats, self.shift).clamp(LOWEST, HIGHEST)
+                shift = shift_of(self.pipeline, tokens=latents.shape[1])
+                sigma = spread_sigmas((within + repeat) / repeats, shift).clamp(LOWEST, HIGHEST)
                 noise = torch.randn(latents[:1].shape, generator=generator)
                 yield rollouts[i], advantages[i], sigma.expand(len(latents)), noise.expand_as(latents)
 
