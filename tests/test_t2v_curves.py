@@ -37,22 +37,22 @@ def drawn(monkeypatch):
     return found
 
 
-def test_a_line_is_the_mean_of_runs_and_a_band_goes_from_lowest_to_highest(tmp_path, drawn):
+def test_a_line_is_the_mean_change_of_runs_and_a_band_goes_from_lowest_to_highest(tmp_path, drawn):
     one = run_of(tmp_path / "one", [(0, 1.0), (1, 2.0), (2, 9.0)])
     two = run_of(tmp_path / "two", [(0, 3.0), (1, 5.0)])
     curves.main(["--out", "x.png", "--runs", f"nft={one},{two}", f"grpo={one}"])
     assert len(drawn) == 6
     (line, alone), (band, _) = drawn["gold: visual"]
-    assert line.get_xdata().tolist() == [0, 10] and line.get_ydata().tolist() == [2.0, 3.5]
-    assert alone.get_ydata().tolist() == [1.0, 2.0, 9.0]
+    assert line.get_xdata().tolist() == [0, 10] and line.get_ydata().tolist() == [0.0, 1.5]
+    assert alone.get_ydata().tolist() == [0.0, 1.0, 8.0]
     heights = band.get_paths()[0].vertices[:, 1]
-    assert (heights.min(), heights.max()) == (1.0, 5.0)
+    assert (heights.min(), heights.max()) == (0.0, 2.0)
 
 
 def test_an_evaluation_without_a_score_is_a_gap(tmp_path, drawn):
     curves.main(["--out", "x.png", "--runs", f"nft={run_of(tmp_path / 'one', [(0, 1.0), (1, None)])}"])
     (line,), _ = drawn["reward: visual quality"]
-    assert line.get_ydata()[0] == 1.0 and np.isnan(line.get_ydata()[1])
+    assert line.get_ydata()[0] == 0.0 and np.isnan(line.get_ydata()[1])
 
 
 def test_a_picture_is_written(tmp_path):

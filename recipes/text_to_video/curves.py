@@ -31,6 +31,8 @@ SHOWN = (
 def draw_runs(runs: Mapping[str, Sequence[Path]], path: str | Path) -> None:
     """Evaluations against updates: for each name the mean of its runs, and a band from lowest to highest.
 
+    Drawn is the change since a run's first evaluation, since runs with other seeds measure other videos.
+
     Args:
         runs: name of a line to the folders of its runs, one for each seed.
         path: picture to write.
@@ -47,12 +49,15 @@ def draw_runs(runs: Mapping[str, Sequence[Path]], path: str | Path) -> None:
         for axis, metric in zip(axes.flat, SHOWN, strict=True):
             rows = [[table[step].get(metric) for step in steps] for table in tables]
             values = np.array(rows, dtype=np.float64)  # null, no score, is NaN
+            values -= values[:, :1]
             axis.plot(steps, values.mean(axis=0), color=color, label=name)
             axis.fill_between(steps, values.min(axis=0), values.max(axis=0), color=color, alpha=0.15, lw=0)
             axis.set_title(metric.replace("_", " ").replace(".", ": "), fontsize=10)
             axis.grid(alpha=0.3)
     for axis in axes[-1]:
         axis.set_xlabel("updates")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("change")
     axes.flat[0].legend(frameon=False)
     _save(figure, path)
 
