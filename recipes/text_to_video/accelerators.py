@@ -12,7 +12,7 @@ from train_options import TrainOptions
 from qsave_reward.errors import ConfigError
 
 PATIENCE = timedelta(hours=3)
-"""How long a process waits for the others. torch's 10 minutes are too few where a reward server is slow."""
+"""How long a process waits for the others; NCCL's 10 minutes are too few where a reward server is slow."""
 
 
 def open_accelerator(options: TrainOptions) -> Accelerator:
