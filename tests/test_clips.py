@@ -12,10 +12,11 @@ from qsave_reward.slowfast import FramePlan
 from qsave_reward.types import DIMENSIONS, Defect, Record
 from qsave_reward.video import Sampling, read_clip, write_clip
 from qsave_reward.world import WorldConfig, render_plan, world_item, world_plan
+from qsave_reward.world.phrasing import RELATION_PHRASES
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 
-from clips import WorldMix, mismatch, open_clips
+from clips import STATED_RELATION, WorldMix, mismatch, open_clips
 
 PLAN = FramePlan(max_frames=4)
 SAMPLING = Sampling(max_frames=4, fps=PLAN.fps)
@@ -62,7 +63,16 @@ def test_sought_defects_come_as_often_as_wanted_and_the_other_clips_stay():
     assert len({record.video for record in records}) == 60
 
 
-def test_an_unknown_sought_defect_is_an_error():
+def test_prompts_that_state_a_relation_can_be_sought():
+    seeking = open_clips("world:train:5", PLAN, mix=WorldMix(sought=[STATED_RELATION], sought_share=1.0))
+    clips = [seeking(k)[1] for k in range(30)]
+    phrases = [words for ways in RELATION_PHRASES.values() for words in ways]
+    assert all(any(f" is {words} " in clip.prompt for words in phrases) for clip in clips)
+    wrong = ["wrong relation" in [defect.label for defect in clip.defects] for clip in clips]
+    assert 3 < sum(wrong) < 20  # what the clip shows is not chosen
+
+
+def test_an_unknown_sought_trait_is_an_error():
     with pytest.raises(ConfigError, match="'wrong mood'.*wrong motion"):
         WorldMix(sought=["wrong mood"])
 

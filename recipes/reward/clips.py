@@ -21,7 +21,9 @@ Source = Callable[[int], tuple[Clip, Record]]
 NEIGHBOURS = 8
 """World items after a clip that are searched for another prompt; nearly always the first has one."""
 SEARCHED = 64
-"""World items that are searched for one with a certain defect; nearly always some have it."""
+"""World items that are searched for one with a certain trait; nearly always some have it."""
+STATED_RELATION = "stated relation"
+"""The trait of a clip whose prompt says where one object is, seen from another; the others are defects."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class WorldMix:
         varied_share: share of clips of other sizes and rates.
         films: folder of real clips to use as backgrounds (`WorldConfig.films`).
         films_share: share of clips that may get one.
-        sought: defects that are hard to learn, such as "wrong motion": clips that are looked for have one of
-            these, each equally often. A name may stand twice.
+        sought: what is hard to learn, a defect such as "wrong motion" or `STATED_RELATION`: clips that are
+            looked for have one of these, each equally often. A name may stand twice.
         sought_share: share of clips that are looked for, when `sought` is not empty.
     """
 
@@ -44,9 +46,9 @@ class WorldMix:
     sought_share: float = 0.25
 
     def __post_init__(self) -> None:
-        known = {label for labels in LABELS.values() for label in labels}
+        known = {STATED_RELATION}.union(*LABELS.values())
         if unknown := set(self.sought) - known:
-            raise ConfigError(f"unknown defects {sorted(unknown)}; expected some of {sorted(known)}")
+            raise ConfigError(f"sought: unknown {sorted(unknown)}; expected some of {sorted(known)}")
 
 
 def world_plans(data: str, mix: WorldMix) -> Callable[[int], WorldPlan]:
@@ -67,11 +69,15 @@ def world_plans(data: str, mix: WorldMix) -> Callable[[int], WorldPlan]:
             for other in range(index * SEARCHED, (index + 1) * SEARCHED):
                 # The next seed: no clip comes twice.
                 plan = world_plan(split, other, seed=seed + 1, config=config)
-                if mix.sought[index % len(mix.sought)] in (defect.label for defect in plan.defects):
+                if mix.sought[index % len(mix.sought)] in _traits(plan):
                     return plan
         return world_plan(split, index, seed=seed, config=config)
 
     return plan_of
+
+
+def _traits(plan: WorldPlan) -> set[str]:
+    return {defect.label for defect in plan.defects} | ({STATED_RELATION} if plan.scene.relation else set())
 
 
 def open_clips(

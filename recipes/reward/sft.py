@@ -106,7 +106,7 @@ class RewardArguments:
     films_share: float = field(default=1.0, metadata={"help": "with films: share of clips that may get one"})
     sought: list[str] = field(
         default_factory=list,
-        metadata={"help": "world data: defects hard to learn, of which some clips shall have one"},
+        metadata={"help": "world data: what is hard to learn, a defect or 'stated relation', for some clips"},
     )
     sought_share: float = field(default=0.25, metadata={"help": "with sought: share of such clips"})
 

@@ -8,7 +8,7 @@ some layers is read with the model's own output head ("logit lens"), over a few 
 * each visual token says how the object in it moves;
 * some layers later, each verb of the prompt says what its subject does in the clip, whatever the verb
   means, and each noun which shape and color its objects have there, how many they are, and in which half of
-  the picture;
+  the picture; the second of two nouns also where the objects of the first are, seen from its own;
 * a layer later, each of these words says the level that is left where it disagrees with the clip;
 * the end of each chunk says which defects picture and motion have in it;
 * the token after the last such end says the level that this defect leaves.
@@ -19,7 +19,7 @@ No weight is added. The score has only to see which words of the prompt disagree
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,7 @@ from qsave_reward.world import LABELS, WorldPlan
 from qsave_reward.world.phrasing import VERBS, noun_phrase
 from qsave_reward.world.raters import latent_quality
 from qsave_reward.world.render import Track
-from qsave_reward.world.scene import COLORS, COUNT_WORDS, MOTIONS, SHAPES, Group
+from qsave_reward.world.scene import COLORS, COUNT_WORDS, MOTIONS, RELATIONS, SHAPES, Group
 from qsave_reward.world.stream import plan_tracks
 
 SAID = {
@@ -59,6 +59,7 @@ WORDS = {
     "count": ["no", *COUNT_WORDS.values()],
     "across": ["left", "right"],
     "height": ["above", "below"],
+    "relation": [relation.split()[0] for relation in RELATIONS],
     "word_level": LEVELS,
     "visual_quality_defect": DEFECTS["visual_quality"],
     "visual_quality_level": LEVELS,
@@ -79,11 +80,14 @@ LAYERS = dict.fromkeys(WORDS, 4) | {
 """After how many layers each kind is read: defects of the picture early, since one chunk shows them; where
 objects are before what else is said of them."""
 
-OF_NOUNS = ("missing object", "wrong color", "wrong shape", "wrong count")
-"""Defects that a noun can tell; a verb can tell a wrong motion, and no word a wrong relation."""
+OF_NOUNS = frozenset({"missing object", "wrong color", "wrong shape", "wrong count"})
+"""Defects that each noun can tell; a verb tells a wrong motion, the second of two nouns a wrong relation."""
 
 CENTRAL = 0.12
 """An object this near to the middle of the picture, as a share of its width or height, is in no half."""
+APART = 0.2
+"""Two groups are in a relation when they are further apart by this, as such a share, along one axis than
+along the other."""
 
 _ALTERED = ("color", "shape", "count", "motion")
 _FORMS = sorted((form for pairs in VERBS.values() for pair in pairs for form in pair), key=len, reverse=True)
@@ -154,18 +158,26 @@ def prompt_labels(plan: WorldPlan, prompt: str) -> list[tuple[str, int, int]]:
         return []
     shown, tracks = shown_groups(plan), plan_tracks(plan)
     labels, end = [], 0
+    places: list[NDArray[np.float64]] = []
     for meant, there in zip(plan.scene.groups, shown, strict=True):
         noun = f"{meant.color} {noun_phrase(meant).split()[-1]}"
         end = prompt.index(noun, end) + len(noun)
+        told = _wrong(meant, there) & OF_NOUNS
         labels.append(("count", end - 1, there.count if there else 0))
-        labels.append(("word_level", end - 1, _level_left(plan, meant, there, OF_NOUNS)))
         if there:
             labels.append(("shape", end - 1, SHAPES.index(there.shape)))
             labels.append(("color", end - 1, WORDS["color"].index(there.color)))
-            ways = [track for group, track in tracks if group == there]
-            for kind, offset in zip(("across", "height"), _off_center(plan, ways), strict=True):
+            places.append(_off_center(plan, [track for group, track in tracks if group == there]))
+            for kind, offset in zip(("across", "height"), places[-1], strict=True):
                 if abs(offset) > CENTRAL:
                     labels.append((kind, end - 1, int(offset > 0)))
+        if len(places) == len(shown) == 2:
+            told |= {"wrong relation"}
+            apart = places[0] - places[1]
+            axis = int(np.abs(apart).argmax())
+            if np.ptp(np.abs(apart)) > APART:
+                labels.append(("relation", end - 1, 2 * axis + int(apart[axis] > 0)))
+        labels.append(("word_level", end - 1, _level_left(plan, told)))
     verbs = [found.end() - 1 for found in _VERB.finditer(prompt)]
     pairs = list(zip(plan.scene.groups, shown, strict=True))
     if len(verbs) < len(pairs):
@@ -174,18 +186,21 @@ def prompt_labels(plan: WorldPlan, prompt: str) -> list[tuple[str, int, int]]:
     for end, (meant, there) in zip(verbs, pairs, strict=False):
         if there:
             labels.append(("verb", end, MOTIONS.index(there.motion)))
-            labels.append(("word_level", end, _level_left(plan, meant, there, ("wrong motion",))))
+            labels.append(("word_level", end, _level_left(plan, _wrong(meant, there) & {"wrong motion"})))
     return labels
 
 
-def _level_left(plan: WorldPlan, meant: Group, there: Group | None, telling: Sequence[str]) -> int:
-    """Index of the level that defects of these names leave, as far as they concern this group."""
+def _wrong(meant: Group, there: Group | None) -> frozenset[str]:
+    """Names of the defects by which a group differs from what was meant."""
     if there is None:
-        labels = {"missing object"}
-    else:
-        labels = {f"wrong {name}" for name in _ALTERED if getattr(there, name) != getattr(meant, name)}
-    # No label comes twice in a clip, and no group is altered twice.
-    found = [defect for defect in plan.defects if defect.label in labels.intersection(telling)]
+        return frozenset({"missing object"})
+    return frozenset(f"wrong {name}" for name in _ALTERED if getattr(there, name) != getattr(meant, name))
+
+
+def _level_left(plan: WorldPlan, labels: Set[str]) -> int:
+    """Index of the level that the defects of these names leave; none comes twice in a clip, nor does a
+    group with one have another."""
+    found = [defect for defect in plan.defects if defect.label in labels]
     return round(latent_quality(found, plan.config.num_frames / plan.config.fps)["text_alignment"]) - 1
 
 
