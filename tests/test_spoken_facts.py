@@ -74,6 +74,7 @@ def test_each_fact_has_a_word_of_its_own(processor):
     assert all(full.startswith(begun) for full, begun in zip(WORDS["count"], words["count"], strict=True))
     for dimension in ("visual_quality", "dynamic_quality"):
         assert words[f"{dimension}_defect"] == ["no", *(label.split()[0] for label in LABELS[dimension])]
+        assert words[f"{dimension}_second"] == words[f"{dimension}_defect"]
         assert words[f"{dimension}_level"] == list(LEVELS)
 
 
@@ -98,23 +99,26 @@ def test_chunk_ends_name_the_defect_of_their_time_and_the_last_one_what_it_leave
     both = plan_with(jump, Defect("visual_quality", "blur", 1.0))
     said = defect_labels(both, times, "dynamic_quality")
     # Chunks at 0.56 and 0.81 seconds; 1 - 0.85 * 0.5 ** 0.85 of the quality is left: 3.11, fair.
-    assert said == [(0, NOTHING)] * 2 + [(4, NOTHING), (4, 2)] + [(0, NOTHING)] * 4
+    assert said == [(0, NOTHING, 0)] * 2 + [(4, NOTHING, 0), (4, 2, 0)] + [(0, NOTHING, 0)] * 4
     assert DEFECTS["dynamic_quality"][4] == "jump" and LEVELS[2] == "fair"
-    assert defect_labels(both, times, "visual_quality") == [(1, NOTHING)] * 7 + [(1, 0)]
+    assert defect_labels(both, times, "visual_quality") == [(1, NOTHING, 0)] * 7 + [(1, 0, 0)]
     whole = Defect("dynamic_quality", "flicker", 1.0)
-    assert defect_labels(plan_with(whole), times, "dynamic_quality") == [(3, NOTHING)] * 7 + [(3, 0)]
+    labels = defect_labels(plan_with(whole), times, "dynamic_quality")
+    assert labels == [(3, NOTHING, 0)] * 7 + [(3, 0, 0)]
 
 
-def test_of_two_defects_at_a_time_the_worse_one_is_named():
+def test_of_two_defects_at_a_time_the_worse_one_is_named_first():
     mild, bad = Defect("dynamic_quality", "jitter", 0.2), Defect("dynamic_quality", "jump", 0.9, 0.0, 1.0)
     for order in ((mild, bad), (bad, mild)):
         labels = defect_labels(plan_with(*order), [0.0, 0.5, 1.0, 1.5], "dynamic_quality")
-        said = [DEFECTS["dynamic_quality"][label] for label, _ in labels]
+        said = [DEFECTS["dynamic_quality"][label] for label, _, _ in labels]
         assert said == ["jump", "jump", "jump", "jitter"]
+        second = [DEFECTS["dynamic_quality"][label] for _, _, label in labels]
+        assert second == ["jitter", "jitter", "jitter", "no"]
 
 
 def test_a_clip_without_defects_says_so_in_every_chunk():
-    assert defect_labels(plan_with(), [0.1, 0.3], "visual_quality") == [(0, NOTHING)] * 2
+    assert defect_labels(plan_with(), [0.1, 0.3], "visual_quality") == [(0, NOTHING, 0)] * 2
 
 
 @pytest.mark.parametrize("repeat_shapes", [False, True])
@@ -129,7 +133,7 @@ def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_words(proce
         words = [(kind, end, 20 + k) for k, (kind, end, _) in enumerate(prompt_labels(plan, plan.prompt))]
         facts = {"motions": torch.arange(tokens) % 2 * marker, "prompted": words}
         facts["defects"] = {
-            kind: [(start + index + k, start + 50 + k) for k in range(len(row["images"]))]
+            kind: [(start + index + k, start + 50 + k, start + 99 - k) for k in range(len(row["images"]))]
             for kind, start in (("visual_quality", 100), ("dynamic_quality", 300))
         }
         rows.append({**row, **facts, "prompt": plan.prompt})
@@ -157,11 +161,12 @@ def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_words(proce
             assert [t.split("Prompt: ")[-1] for t in texts] == [row["prompt"][: end + 1] for end, _ in words]
         for dimension, labels in row["defects"].items():
             texts, said = before(i, f"{dimension}_defect")
-            assert said == [label for label, _ in labels]
+            assert said == [label for label, _, _ in labels]
             assert all(text.endswith("<|vision_end|>") for text in texts)
-            texts, said = before(i, f"{dimension}_level")
-            assert said == [label for _, label in labels]
-            assert [text.split("<|vision_end|>")[-1] for text in texts] == ["<"] * (len(texts) - 1) + ["\n"]
+            for kind, place in (("level", 1), ("second", 2)):
+                texts, said = before(i, f"{dimension}_{kind}")
+                assert said == [label[place] for label in labels]
+                assert [t.split("<|vision_end|>")[-1] for t in texts] == ["<"] * (len(texts) - 1) + ["\n"]
 
 
 def test_loss_by_hand(tiny):

@@ -11,7 +11,7 @@ some layers is read with the model's own output head ("logit lens"), over a few 
   the picture; the second of two nouns also where the objects of the first are, seen from its own;
 * a layer later, each of these words says the level that is left where it disagrees with the clip;
 * the end of each chunk says which defects picture and motion have in it;
-* the token after the last such end says the level that this defect leaves.
+* the token after such an end says the second of two, and after the last one the level that the first leaves.
 
 No weight is added. The score has only to see which words of the prompt disagree and which defects were named.
 """
@@ -63,8 +63,10 @@ WORDS = {
     "word_level": LEVELS,
     "visual_quality_defect": DEFECTS["visual_quality"],
     "visual_quality_level": LEVELS,
+    "visual_quality_second": DEFECTS["visual_quality"],
     "dynamic_quality_defect": DEFECTS["dynamic_quality"],
     "dynamic_quality_level": LEVELS,
+    "dynamic_quality_second": DEFECTS["dynamic_quality"],
 }
 """Kinds of facts, and the words that a token chooses from to say one. One token may say several kinds."""
 
@@ -75,6 +77,7 @@ LAYERS = dict.fromkeys(WORDS, 4) | {
     "word_level": 5,
     "visual_quality_defect": 2,
     "visual_quality_level": 3,
+    "visual_quality_second": 3,
     "dynamic_quality_defect": 3,
 }
 """After how many layers each kind is read: defects of the picture early, since one chunk shows them; where
@@ -214,12 +217,11 @@ def _off_center(plan: WorldPlan, tracks: Sequence[Track]) -> NDArray[np.float64]
     return offset
 
 
-def defect_labels(plan: WorldPlan, times: Sequence[float], dimension: str) -> list[tuple[int, int]]:
-    """What the end of each chunk and the token after it are to say of one dimension: indexes into
-    `DEFECTS[dimension]` and `LEVELS`.
+def defect_labels(plan: WorldPlan, times: Sequence[float], dimension: str) -> list[tuple[int, int, int]]:
+    """What the end of each chunk and the token after it are to say of one dimension: the worst defect, the
+    level that it leaves, and the second worst; indexes into `DEFECTS[dimension]`, `LEVELS`, and the former.
 
-    The level that a defect leaves is asked only in the last chunk that has it, when all of it was seen. Of
-    two defects the worse one is named.
+    The level is asked only in the last chunk that has the defect, when all of it was seen.
 
     Args:
         plan: of the clip.
@@ -227,14 +229,15 @@ def defect_labels(plan: WorldPlan, times: Sequence[float], dimension: str) -> li
         dimension: a key of `DEFECTS`.
     """
     duration = plan.config.num_frames / plan.config.fps
-    labels = [(0, NOTHING)] * len(times)
     left = {d: latent_quality([d], duration)[dimension] for d in plan.defects if d.dimension == dimension}
-    for defect in sorted(left, key=lambda one: -left[one]):
-        start, end = defect.start or 0.0, duration if defect.end is None else defect.end
-        inside = [k for k, time in enumerate(times) if start <= time <= end]
-        for k in inside:
-            said = round(left[defect]) - 1 if k == inside[-1] else NOTHING
-            labels[k] = DEFECTS[dimension].index(defect.label), said
+    spans = {d: (d.start or 0.0, duration if d.end is None else d.end) for d in left}
+    labels = []
+    for k, time in enumerate(times):
+        after = times[k + 1] if k + 1 < len(times) else duration + 1
+        here = [d for d in sorted(left, key=left.__getitem__) if spans[d][0] <= time <= spans[d][1]]
+        first, second = [*(DEFECTS[dimension].index(d.label) for d in here), 0, 0][:2]
+        seen = here and after > spans[here[0]][1]
+        labels.append((first, round(left[here[0]]) - 1 if seen else NOTHING, second))
     return labels
 
 
@@ -255,9 +258,10 @@ class SpokenCollator(SFTCollator):
             spoken["motion"][i, ids[i] == self.processor.image_token_id] = torch.as_tensor(row["motions"])
             ends = (ids[i] == chunk_end).nonzero().flatten()
             for dimension, labels in row["defects"].items():
-                defects, levels = torch.as_tensor(labels).T
+                defects, levels, seconds = torch.as_tensor(labels).T
                 spoken[f"{dimension}_defect"][i, ends] = defects
                 spoken[f"{dimension}_level"][i, ends + 1] = levels
+                spoken[f"{dimension}_second"][i, ends + 1] = seconds
             # After the last chunk, up to the first answer; control tokens keep both ends apart from the rest.
             text = row["question"][row["question"].rindex(_BEFORE_PROMPT) :]
             places = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
