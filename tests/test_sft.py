@@ -18,7 +18,18 @@ from qsave_reward.processor import normalize, patchify
 from qsave_reward.types import DIMENSIONS
 from qsave_reward.world import world_item
 
-FACTS = {"motion", "verb", "shape", "color", "count", "across", "height", "relation", "word_level"}
+FACTS = {
+    "motion",
+    "verb",
+    "shape",
+    "color",
+    "count",
+    "across",
+    "height",
+    "relation",
+    "word_level",
+    "relation_level",
+}
 JUDGED = {d + of for d in ("visual_quality", "dynamic_quality") for of in ("_defect", "_level", "_second")}
 LOSSES = {f"loss_{name}" for name in FACTS | JUDGED | {"text", "level", "expectation"}}
 

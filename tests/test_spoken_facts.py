@@ -154,7 +154,17 @@ def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_words(proce
         visual = ids[i] == processor.image_token_id
         assert torch.equal(spoken["motion"][i][visual], row["motions"])
         assert (spoken["motion"][i][~visual] == NOTHING).all()
-        for kind in ("verb", "shape", "color", "count", "across", "height", "relation", "word_level"):
+        for kind in (
+            "verb",
+            "shape",
+            "color",
+            "count",
+            "across",
+            "height",
+            "relation",
+            "word_level",
+            "relation_level",
+        ):
             texts, said = before(i, kind)
             words = [(end, label) for name, end, label in row["prompted"] if name == kind]
             assert said == [label for _, label in words]

@@ -160,7 +160,6 @@ def test_the_word_that_disagrees_says_the_level_that_this_leaves_and_all_others_
         "wrong count": 0.9,
         "wrong motion": 0.9,
         "missing object": 0.95,
-        "wrong relation": 0.9,
     }
     seen = dict.fromkeys(kinds, 0)
     for index in range(1500):
@@ -169,7 +168,7 @@ def test_the_word_that_disagrees_says_the_level_that_this_leaves_and_all_others_
         said = said_of(plan, "word_level")
         nouns = [text for text, _ in said_of(plan, "count")]
         assert [text for text, _ in said] == nouns + [text for text, _ in verbs_of(plan)]
-        if len(wrong) != 1:
+        if len(wrong) != 1 or wrong[0].label == "wrong relation":
             assert wrong or {level for _, level in said} == {4}
             continue
         (defect,) = wrong
@@ -182,8 +181,26 @@ def test_the_word_that_disagrees_says_the_level_that_this_leaves_and_all_others_
         assert [level for _, level in said].count(4) == len(said) - (left < 4)
         if left < 4:
             assert dict(said)[low[0]] == left and (low[0] in nouns) != of_verb
+            changed = next(g for g in plan.scene.groups if g not in plan.shown.groups)
             texts = [text for text, _ in verbs_of(plan)] if of_verb else nouns
-            changed = [k for k, g in enumerate(plan.scene.groups) if g not in plan.shown.groups]
-            assert [texts.index(low[0])] == (changed or [1])
+            assert texts.index(low[0]) == plan.scene.groups.index(changed)
             seen[defect.label] += 1
     assert min(seen.values()) > 20
+
+
+def test_the_comma_after_a_relation_says_the_level_that_it_leaves():
+    seen = {1: 0, 2: 0, 4: 0}
+    for index in range(1500):
+        plan = world_plan("train", index)
+        said = said_of(plan, "relation_level")
+        stated = bool(plan.scene.relation) and len(plan.shown.groups) == 2
+        assert len(said) == stated
+        if stated:
+            ((text, level),) = said
+            assert text[:-1] == said_of(plan, "count")[1][0] and text[-1] == ","
+            right = plan.scene.relation == plan.shown.relation
+            severities = [d.severity for d in plan.defects if d.label == "wrong relation"]
+            assert len(severities) == (not right)
+            assert level == (4 if right else round(4 * (1 - 0.9 * severities[0] ** 0.85)))
+            seen[level] += 1
+    assert min(seen.values()) > 5

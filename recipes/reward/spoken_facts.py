@@ -9,7 +9,8 @@ some layers is read with the model's own output head ("logit lens"), over a few 
 * some layers later, each verb of the prompt says what its subject does in the clip, whatever the verb
   means, and each noun which shape and color its objects have there, how many they are, and in which half of
   the picture; the second of two nouns also where the objects of the first are, seen from its own;
-* a layer later, each of these words says the level that is left where it disagrees with the clip;
+* a layer later, each of these words says the level that is left where it disagrees with the clip, and the
+  comma after "a is above b" that of the relation;
 * the end of each chunk says which defects picture and motion have in it;
 * the token after such an end says the second of two, and after the last one the level that the first leaves.
 
@@ -61,6 +62,7 @@ WORDS = {
     "height": ["above", "below"],
     "relation": [relation.split()[0] for relation in RELATIONS],
     "word_level": LEVELS,
+    "relation_level": LEVELS,
     "visual_quality_defect": DEFECTS["visual_quality"],
     "visual_quality_level": LEVELS,
     "visual_quality_second": DEFECTS["visual_quality"],
@@ -75,6 +77,7 @@ LAYERS = dict.fromkeys(WORDS, 4) | {
     "across": 3,
     "height": 3,
     "word_level": 5,
+    "relation_level": 5,
     "visual_quality_defect": 2,
     "visual_quality_level": 3,
     "visual_quality_second": 3,
@@ -84,7 +87,7 @@ LAYERS = dict.fromkeys(WORDS, 4) | {
 objects are before what else is said of them."""
 
 OF_NOUNS = frozenset({"missing object", "wrong color", "wrong shape", "wrong count"})
-"""Defects that each noun can tell; a verb tells a wrong motion, the second of two nouns a wrong relation."""
+"""Defects that a noun can tell; a verb can tell a wrong motion."""
 
 CENTRAL = 0.12
 """An object this near to the middle of the picture, as a share of its width or height, is in no half."""
@@ -165,8 +168,8 @@ def prompt_labels(plan: WorldPlan, prompt: str) -> list[tuple[str, int, int]]:
     for meant, there in zip(plan.scene.groups, shown, strict=True):
         noun = f"{meant.color} {noun_phrase(meant).split()[-1]}"
         end = prompt.index(noun, end) + len(noun)
-        told = _wrong(meant, there) & OF_NOUNS
         labels.append(("count", end - 1, there.count if there else 0))
+        labels.append(("word_level", end - 1, _level_left(plan, _wrong(meant, there) & OF_NOUNS)))
         if there:
             labels.append(("shape", end - 1, SHAPES.index(there.shape)))
             labels.append(("color", end - 1, WORDS["color"].index(there.color)))
@@ -175,12 +178,12 @@ def prompt_labels(plan: WorldPlan, prompt: str) -> list[tuple[str, int, int]]:
                 if abs(offset) > CENTRAL:
                     labels.append((kind, end - 1, int(offset > 0)))
         if len(places) == len(shown) == 2:
-            told |= {"wrong relation"}
             apart = places[0] - places[1]
             axis = int(np.abs(apart).argmax())
             if np.ptp(np.abs(apart)) > APART:
                 labels.append(("relation", end - 1, 2 * axis + int(apart[axis] > 0)))
-        labels.append(("word_level", end - 1, _level_left(plan, told)))
+            if plan.scene.relation:  # rare, so a kind of its own: among the words it would hardly count
+                labels.append(("relation_level", end, _level_left(plan, {"wrong relation"})))
     verbs = [found.end() - 1 for found in _VERB.finditer(prompt)]
     pairs = list(zip(plan.scene.groups, shown, strict=True))
     if len(verbs) < len(pairs):
