@@ -27,6 +27,7 @@ FACTS = {
     "across",
     "height",
     "relation",
+    "stated",
     "word_level",
     "relation_level",
 }

@@ -162,6 +162,7 @@ def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_words(proce
             "across",
             "height",
             "relation",
+            "stated",
             "word_level",
             "relation_level",
         ):

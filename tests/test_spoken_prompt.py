@@ -198,6 +198,7 @@ def test_the_comma_after_a_relation_says_the_level_that_it_leaves():
         if stated:
             ((text, level),) = said
             assert text[:-1] == said_of(plan, "count")[1][0] and text[-1] == ","
+            assert said_of(plan, "stated") == [(text, RELATIONS.index(plan.scene.relation))]
             right = plan.scene.relation == plan.shown.relation
             severities = [d.severity for d in plan.defects if d.label == "wrong relation"]
             assert len(severities) == (not right)

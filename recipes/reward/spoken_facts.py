@@ -10,7 +10,7 @@ some layers is read with the model's own output head ("logit lens"), over a few 
   means, and each noun which shape and color its objects have there, how many they are, and in which half of
   the picture; the second of two nouns also where the objects of the first are, seen from its own;
 * a layer later, each of these words says the level that is left where it disagrees with the clip, and the
-  comma after "a is above b" that of the relation;
+  comma after "a is above b" that of the relation, of which it says before what the prompt wants;
 * the end of each chunk says which defects picture and motion have in it;
 * the token after such an end says the second of two, and after the last one the level that the first leaves.
 
@@ -61,6 +61,7 @@ WORDS = {
     "across": ["left", "right"],
     "height": ["above", "below"],
     "relation": [relation.split()[0] for relation in RELATIONS],
+    "stated": [relation.split()[0] for relation in RELATIONS],
     "word_level": LEVELS,
     "relation_level": LEVELS,
     "visual_quality_defect": DEFECTS["visual_quality"],
@@ -76,6 +77,7 @@ LAYERS = dict.fromkeys(WORDS, 4) | {
     "motion": 2,
     "across": 3,
     "height": 3,
+    "stated": 3,
     "word_level": 5,
     "relation_level": 5,
     "visual_quality_defect": 2,
@@ -183,6 +185,7 @@ def prompt_labels(plan: WorldPlan, prompt: str) -> list[tuple[str, int, int]]:
             if np.ptp(np.abs(apart)) > APART:
                 labels.append(("relation", end - 1, 2 * axis + int(apart[axis] > 0)))
             if plan.scene.relation:  # rare, so a kind of its own: among the words it would hardly count
+                labels.append(("stated", end, RELATIONS.index(plan.scene.relation)))
                 labels.append(("relation_level", end, _level_left(plan, {"wrong relation"})))
     verbs = [found.end() - 1 for found in _VERB.finditer(prompt)]
     pairs = list(zip(plan.scene.groups, shown, strict=True))
