@@ -18,7 +18,7 @@ from qsave_reward.world import world_plan
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 import gaps as recipe
-from gaps import NONE, SEVERAL, gaps, kind_of
+from gaps import NONE, SEVERAL, asked, gaps, kind_of
 
 
 def test_a_gap_by_hand():
@@ -55,6 +55,18 @@ def test_each_clip_is_of_one_kind():
     assert [kind == SEVERAL for kind in kinds] == several and any(several)
     clean = [all(d.dimension != "visual_quality" for d in plan.defects) for plan in plans]
     assert [kind == NONE for kind in kinds] == clean and any(clean)
+
+
+def test_clips_are_told_apart_by_what_their_prompt_asks_for():
+    seen = set()
+    for index in range(200):
+        plan = world_plan("test", index)
+        words, kind = plan.prompt.split(), asked(plan)
+        assert (kind == "a relation") == ("is" in words) and (kind == "a camera move") == ("camera" in words)
+        seen.add(kind)
+        if "group" in kind:
+            assert int(kind.split()[0]) == len(plan.scene.groups)
+    assert len(seen) == 5
 
 
 def run(*options):

@@ -1,12 +1,12 @@
-"""What keeps a score from its ceiling? Clips of the rendered world by the defects that they have.
+"""What keeps a score from its ceiling? Clips of the rendered world by their defects, and by what they show.
 
     qsave eval --model tiny --data world:test --limit 1000 --attribution-limit 0 --out outputs/eval_tiny
     python recipes/reward/gaps.py outputs/eval_tiny
 
-For each dimension a table with a row for each kind of clip: how many there are, by how much their scores are
-off the raters' on average, how well the score orders them (SRCC with the raters), how well it tells them from
-clips without a defect (area under the curve), and by how much the SRCC over all clips would rise if the true
-quality stood in place of the score of these clips alone.
+For each dimension two tables with a row for each kind of clip: how many there are, by how much their scores
+are off the raters' on average, how well the score orders them (SRCC with the raters), how well it tells them
+from clips without a defect (area under the curve), and by how much the SRCC over all clips would rise if the
+true quality stood in place of the score of these clips alone.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class Gap:
     """What one kind of clip costs.
 
     Attributes:
-        label: a defect, `NONE` or `SEVERAL`.
+        label: of the kind: a defect, `NONE`, `SEVERAL`, or what the prompt asks for.
         n: clips of this kind.
         bias: mean of score - MOS, in score points.
         within: SRCC of score and MOS among these clips; NaN for fewer than three or where all are alike.
-        told: area under the curve of the score between these clips and those without a defect; NaN for
-            `NONE` or where there are none of those.
+        told: area under the curve of the score between these clips and those of kind `NONE`; NaN for
+            `NONE` itself or where there are none.
         gain: SRCC over all clips with the true quality of these in place of their score, minus that without.
     """
 
@@ -91,11 +91,25 @@ def kind_of(plan: WorldPlan, dimension: str) -> str:
     return NONE if not labels else labels[0] if len(labels) == 1 else SEVERAL
 
 
+def asked(plan: WorldPlan) -> str:
+    """What a prompt asks for: a relation of objects, a camera move, or else some groups of them."""
+    if plan.scene.relation:
+        return "a relation"
+    if plan.scene.camera:
+        return "a camera move"
+    number = len(plan.scene.groups)
+    return "1 group" if number == 1 else f"{number} groups"
+
+
 def table(found: Sequence[Gap]) -> list[str]:
     """Markdown, a row for each kind of clip."""
-    lines = ["| clips with | n | bias | SRCC within | AUC against none | SRCC if known |", "|---" * 6 + "|"]
+    lines = [
+        "| clips with, or asking for | n | bias | SRCC within | AUC against none | SRCC if known |",
+        "|---" * 6 + "|",
+    ]
     for gap in found:
-        numbers = f"{gap.bias:+.2f} | {gap.within:.2f} | {gap.told:.2f} | {gap.gain:+.3f}"
+        told = "" if np.isnan(gap.told) else f"{gap.told:.2f}"
+        numbers = f"{gap.bias:+.2f} | {gap.within:.2f} | {told} | {gap.gain:+.3f}"
         lines.append(f"| {gap.label} | {gap.n} | {numbers} |")
     return lines
 
@@ -111,10 +125,10 @@ def main() -> None:
         truth = np.array([plan.latent[dimension] for plan in plans])
         now, ceiling = srcc(found.predicted, found.truth), srcc(truth, found.truth)
         print(f"\n{dimension.replace('_', ' ')}: SRCC {now:.3f}, of the true quality {ceiling:.3f}\n")
-        kinds = [kind_of(plan, dimension) for plan in plans]
-        print("\n".join(table(gaps(kinds, found.predicted, found.truth, truth))))
+        for kinds in ([kind_of(plan, dimension) for plan in plans], [asked(plan) for plan in plans]):
+            print("\n".join([*table(gaps(kinds, found.predicted, found.truth, truth)), ""]))
     if failed := evaluation.n_failed:
-        print(f"\n{failed} clips that could not be scored are left out.")
+        print(f"{failed} clips that could not be scored are left out.")
 
 
 if __name__ == "__main__":
