@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 import assemble
 from training import parse_options
 
+from qsave_reward.data import write_records
 from qsave_reward.errors import ConfigError
 from qsave_reward.holistic.scorer import HolisticScorer
 from qsave_reward.slowfast import FramePlan
@@ -139,6 +140,21 @@ def test_what_cannot_work_is_said_before_training(monkeypatch, base, tmp_path, m
         train(monkeypatch, base, tmp_path, *more)
 
 
+def test_ratings_of_the_whole_do_not_teach_three_read_outs(monkeypatch, base, tmp_path):
+    data = ntire(tmp_path, 4)
+    with pytest.raises(ConfigError, match=r"train_data.txt: expected ratings of dimensions .* got none"):
+        train(monkeypatch, base, tmp_path / "out", "--data", str(data))
+    with pytest.raises(ConfigError, match="expected ratings of dimensions"):
+        train(monkeypatch, base, tmp_path / "out", "--eval_data", str(data))
+    assert not (tmp_path / "out").exists()
+    recipe.check_ratings(str(data), per_dimension=False)
+    records = [Record(f"{i}.mp4", "a", {"visual_quality": 2.0}) for i in range(3)]
+    write_records(tmp_path / "partial.jsonl", records)
+    recipe.check_ratings(str(tmp_path / "partial.jsonl"), per_dimension=True)
+    with pytest.raises(ConfigError, match="expected an overall rating"):
+        recipe.check_ratings(str(tmp_path / "partial.jsonl"), per_dimension=False)
+
+
 def test_agreement_leaves_out_what_nobody_rated():
     targets = np.array([[1.0, np.nan, 3.0], [2.0, np.nan, 3.0], [3.0, np.nan, 3.0], [np.nan, np.nan, 3.0]])
     scores = np.array([[1.1, 2, 1], [1.5, 2, 2], [1.3, 2, 3], [9.0, 2, 4]])
@@ -147,7 +163,7 @@ def test_agreement_leaves_out_what_nobody_rated():
     assert recipe.agreement(EvalPrediction(scores[:3, :1], targets[:3, :1])) == pytest.approx(
         {"srcc_overall": 0.5, "srcc": 0.5}
     )
-    with pytest.raises(ConfigError, match="different ratings"):
+    with pytest.raises(ConfigError, match="clips with different ratings and different scores"):
         recipe.agreement(EvalPrediction(scores[:, 1:2], targets[:, 1:2]))
 
 

@@ -127,6 +127,16 @@ def target(record: Record, *, per_dimension: bool) -> list[float]:
     return [record.overall if record.overall is not None else sum(rated) / len(rated)]
 
 
+def check_ratings(data: str, *, per_dimension: bool) -> None:
+    """A ConfigError when a file has no rating that a model with these read-outs could learn."""
+    if not data or data.startswith("world:"):
+        return
+    found = [target(record, per_dimension=per_dimension) for record in read_rated(data)]
+    if np.isnan(found).all():
+        wanted = "ratings of dimensions" if per_dimension else "an overall rating"
+        raise ConfigError(f"{data}: expected {wanted} (as per_dimension of the base says), got none")
+
+
 def sources(arguments: HolisticArguments, plan: FramePlan) -> tuple[Source, Source, int]:
     """Clips to train on, clips that are held out, and how many those are."""
     mix = WorldMix(varied_share=arguments.varied_share)
@@ -187,7 +197,10 @@ def agreement(prediction: EvalPrediction) -> dict[str, float]:
             name = DIMENSIONS[k] if scores.shape[1] > 1 else "overall"
             found[f"srcc_{name}"] = srcc(scores[rated, k], targets[rated, k])
     if not found:
-        raise ConfigError("eval_data has no clips with different ratings: nothing can be selected by it")
+        raise ConfigError(
+            "expected held-out clips with different ratings and different scores, got the same for all: take "
+            "more of them (eval_clips) or a lower learning_rate"
+        )
     return found | {"srcc": float(np.mean(list(found.values())))}
 
 
@@ -236,6 +249,8 @@ def main() -> None:
     model, tokenizer = load_holistic(base, dtype=torch.float32)
     keep_branches(model, arguments.branches or model.config.branches)
     config = model.config
+    for data in (arguments.data, arguments.eval_data):
+        check_ratings(data, per_dimension=config.per_dimension)
     lora = prepare(model, arguments)
     save_options(output, options, arguments)
     plan = FramePlan(max_frames=config.motion_frames, mode="uniform", slow_every=4)
