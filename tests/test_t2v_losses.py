@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "text_to_video
 
 from families import Levels
 from losses import grpo_loss, nft_loss, optimality
+from sde import gradient_scale, log_prob, step_mean, step_std
 
 SHAPE = (5, 3, 4)
 SIGMAS = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
@@ -183,20 +184,42 @@ def test_the_clip_by_hand():
 def test_the_rectifier_multiplies_the_loss_and_its_square_the_distance():
     one = {"advantages": [2.0, -1.0], "old": [-0.5, -0.5], "reference": [0.0, 0.5]}
     loss, gradient = grpo([1.0, 1.0], rectifier=10.0, kl=0.01, **one)
-    distance = (1.0 + 0.25) / 2 / 2  # mean of squares over 2 std^2
+    distance = 100 * (1.0 + 0.25) / 2  # mean of squares over (std gradient scale)^2
     assert loss.parts["drift_reference"].item() == pytest.approx(distance)
     assert loss.parts["loss_policy"].item() == pytest.approx(10 * (-2 + 1) / 2)
-    assert loss.loss.item() == pytest.approx(-5 + 0.01 * 100 * distance)
-    pull = 0.01 * 100 * torch.tensor([1.0, 0.5]) / 2
+    assert loss.loss.item() == pytest.approx(-5 + 0.01 * distance)
+    pull = 0.01 * 100 * torch.tensor([1.0, 0.5])
     assert gradient.tolist() == pytest.approx((torch.tensor([10.0, -5.0]) + pull).tolist())
+
+
+@pytest.mark.parametrize(
+    ("sigma", "sigma_next", "noise"), [(1.0, 0.9, 0.7), (0.5, 0.4, 0.3), (0.1, 0.0, 1.0)]
+)
+def test_the_distance_of_grpo_is_that_of_velocities_as_for_nft(sigma, sigma_next, noise):
+    step = {"sigma": sigma, "sigma_next": sigma_next, "std": step_std(sigma, sigma_next, noise)}
+    own, reference = (step_mean(CLEAN, velocity, **step) for velocity in (OLD, REFERENCE))
+    loss = grpo_loss(
+        (own, reference),
+        own,
+        std=step["std"],
+        old_log_prob=log_prob(own, own, step["std"]),
+        advantages=torch.zeros(5),
+        known=ALL,
+        clip=1.0,
+        rectifier=1 / gradient_scale(**step),
+        kl=0.5,
+    )
+    distance = (OLD - REFERENCE).square().mean()
+    torch.testing.assert_close(loss.parts["drift_reference"], distance, rtol=1e-4, atol=0)
+    torch.testing.assert_close(loss.loss, 0.5 * distance, rtol=1e-4, atol=0)
 
 
 def test_grpo_learns_nothing_of_samples_without_a_score():
     loss, gradient = grpo(
         [1.0, 1.0], advantages=[2.0, 0.0], old=[-0.5, -0.5], known=[1.0, 0.0], kl=0.5, reference=[0.0, 0.0]
     )
-    assert gradient[1] == 0 and gradient[0] == pytest.approx((2 + 0.5) / 2)
-    assert loss.loss.item() == pytest.approx(-2 / 2 + 0.5 * 0.5 / 2)
+    assert gradient[1] == 0 and gradient[0] == pytest.approx((2 + 1) / 2)
+    assert loss.loss.item() == pytest.approx(-2 / 2 + 0.5 * 1 / 2)
     assert loss.parts["clipped"] == 0
 
 
@@ -205,4 +228,4 @@ def test_the_drift_of_samples_without_a_score_is_logged_and_not_trained():
     assert drifts[0]["drift_reference"] == drifts[1]["drift_reference"] > 0 == drifts[1]["loss_policy"]
     how = {"advantages": [2.0, 1.0], "old": [-0.5, -0.5], "kl": 0.5, "reference": [0.0, 0.0]}
     loss, gradient = grpo([1.0, 1.0], known=[0.0, 0.0], **how)
-    assert loss.parts["drift_reference"] == 0.5 and loss.loss == 0 and not gradient.any()
+    assert loss.parts["drift_reference"] == 1 and loss.loss == 0 and not gradient.any()

@@ -87,7 +87,8 @@ def grpo_loss(
     """One-step Flow-GRPO: the clipped objective on one stochastic step of the sampler.
 
     Flow-GRPO (arXiv 2505.05470) with the rectifier of LongCat-Video (2510.22200) and Flash-GRPO (2605.15980):
-    the loss is multiplied by 1 / (gradient scale of the step), its KL term by the square of that.
+    the loss is multiplied by 1 / (gradient scale of the step). The penalty is the KL divergence of the two
+    steps times 2 / (the square of that scale), the squared distance of the velocities, as for NFT.
 
     Args:
         means: mean of the step under the policy (with gradient) and under the reference, float32 [B, ...].
@@ -98,7 +99,7 @@ def grpo_loss(
         known: as for `nft_loss`.
         clip: half width of the interval around ratio 1; mean log-probs make ratios small: 1e-5 to 1e-3.
         rectifier: 1 / `gradient_scale`.
-        kl: weight of the distance to the reference.
+        kl: weight of the mean squared distance of the velocities of policy and reference.
     """
     mean, reference = means
     log_ratio = log_prob(drawn, mean, std) - old_log_prob
@@ -106,16 +107,16 @@ def grpo_loss(
     limited = ratio.clamp(1 - clip, 1 + clip)
     axes = tuple(range(1, drawn.ndim))
     policy = _mean(torch.maximum(-advantages * ratio, -advantages * limited), known) * rectifier
-    distance = (mean - reference).square().mean(dim=axes) / (2 * std**2)
+    drift = ((mean - reference) * (rectifier / std)).square().mean(dim=axes)
     clipped = _mean(((ratio - 1).abs() > clip).float(), known)
     parts = {
         "loss_policy": policy,
-        "drift_reference": distance.mean(),
+        "drift_reference": drift.mean(),
         "ratio_error": (ratio - 1).abs().max(),
         "clipped": clipped,
     }
     return Loss(
-        policy + kl * rectifier**2 * _mean(distance, known),
+        policy + kl * _mean(drift, known),
         {name: value.detach() for name, value in parts.items()},
     )
 
