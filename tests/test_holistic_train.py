@@ -24,7 +24,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "holistic"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 
 import assemble
+from holistic_options import HolisticArguments
 from training import parse_options
+from training_rows import check_ratings, sources, target
 
 from qsave_reward.data import write_records
 from qsave_reward.errors import ConfigError
@@ -147,12 +149,12 @@ def test_ratings_of_the_whole_do_not_teach_three_read_outs(monkeypatch, base, tm
     with pytest.raises(ConfigError, match="expected ratings of dimensions"):
         train(monkeypatch, base, tmp_path / "out", "--eval_data", str(data))
     assert not (tmp_path / "out").exists()
-    recipe.check_ratings(str(data), per_dimension=False)
+    check_ratings(str(data), per_dimension=False)
     records = [Record(f"{i}.mp4", "a", {"visual_quality": 2.0}) for i in range(3)]
     write_records(tmp_path / "partial.jsonl", records)
-    recipe.check_ratings(str(tmp_path / "partial.jsonl"), per_dimension=True)
+    check_ratings(str(tmp_path / "partial.jsonl"), per_dimension=True)
     with pytest.raises(ConfigError, match="expected an overall rating"):
-        recipe.check_ratings(str(tmp_path / "partial.jsonl"), per_dimension=False)
+        check_ratings(str(tmp_path / "partial.jsonl"), per_dimension=False)
 
 
 def test_agreement_leaves_out_what_nobody_rated():
@@ -169,10 +171,10 @@ def test_agreement_leaves_out_what_nobody_rated():
 
 def test_targets_are_what_people_said():
     rated = {"visual_quality": 2.0, "dynamic_quality": 4.0, "text_alignment": 3.0}
-    assert recipe.target(Record("a.mp4", "a", rated), per_dimension=True) == [2.0, 4.0, 3.0]
-    assert recipe.target(Record("a.mp4", "a", rated), per_dimension=False) == [3.0]
-    assert recipe.target(Record("a.mp4", "a", rated, overall=1.5), per_dimension=False) == [1.5]
-    assert np.isnan(recipe.target(Record("a.mp4", "a", {"visual_quality": 2.0}), per_dimension=False)).all()
+    assert target(Record("a.mp4", "a", rated), per_dimension=True) == [2.0, 4.0, 3.0]
+    assert target(Record("a.mp4", "a", rated), per_dimension=False) == [3.0]
+    assert target(Record("a.mp4", "a", rated, overall=1.5), per_dimension=False) == [1.5]
+    assert np.isnan(target(Record("a.mp4", "a", {"visual_quality": 2.0}), per_dimension=False)).all()
 
 
 def ntire(folder, number):
@@ -185,8 +187,8 @@ def ntire(folder, number):
 
 def test_a_list_of_the_challenge_is_split_by_prompt(base, tmp_path):
     data = ntire(tmp_path, 40)
-    arguments = recipe.HolisticArguments(str(base), str(data), "Nothing.", eval_share=0.3, eval_clips=5)
-    first, held_out, number = recipe.sources(arguments, FramePlan(max_frames=8))
+    arguments = HolisticArguments(str(base), str(data), "Nothing.", eval_share=0.3, eval_clips=5)
+    first, held_out, number = sources(arguments, FramePlan(max_frames=8))
     train, held = ({source(i)[1].prompt for i in range(40)} for source in (first, held_out))
     assert number == 5 and train and held and not train & held and len(train | held) == 20
     clip, record = first(0)
@@ -196,7 +198,7 @@ def test_a_list_of_the_challenge_is_split_by_prompt(base, tmp_path):
         3,
     )
     with pytest.raises(ConfigError, match="both sides of eval_share 0.0"):
-        recipe.sources(recipe.HolisticArguments(str(base), str(data), "x", eval_share=0.0), FramePlan())
+        sources(HolisticArguments(str(base), str(data), "x", eval_share=0.0), FramePlan())
 
 
 @pytest.mark.parametrize("name", ["tiny", "ntire-track2"])

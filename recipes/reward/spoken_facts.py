@@ -285,15 +285,15 @@ def spoken_loss(
     """Mean cross-entropy over the words of the labelled tokens, and the share that is right.
 
     Args:
-        model: a Qwen3-VL model, bare or with LoRA, for its last norm and its output head.
+        model: a language model, alone or in a Qwen3-VL, for its last norm and its output head.
         states: [rows, length, width], after some layer.
         labels: int64 [rows, length], `NOTHING` where nothing is asked.
         ids: of the words.
     """
     known = labels != NOTHING
     head = model.get_output_embeddings().weight[list(ids)]
-    inner: Any = next(part for part in model.modules() if hasattr(part, "language_model"))
-    said = inner.language_model.norm(states[known]).float() @ head.float().T
+    decoder: Any = next(part for part in model.modules() if hasattr(part, "layers") and hasattr(part, "norm"))
+    said = decoder.norm(states[known]).float() @ head.float().T
     loss = F.cross_entropy(said, labels[known], reduction="sum") / known.sum().clamp(min=1)
     right = (said.argmax(dim=1) == labels[known]).float().sum() / known.sum().clamp(min=1)
     return loss, right

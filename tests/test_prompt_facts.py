@@ -1,0 +1,128 @@
+"""Dense labels of the holistic scorer: words of the prompt say what they are told of the clip."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from holistic_cases import small_base, small_config
+from transformers import AutoTokenizer, LlamaConfig
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "holistic"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
+
+import prompt_facts
+from prompt_facts import KINDS, Listener, spoken_labels
+from spoken_facts import LAYERS, prompt_labels, word_ids
+from token_targets import NOTHING
+
+from qsave_reward.checkpoint import BUNDLED
+from qsave_reward.errors import ConfigError
+from qsave_reward.holistic.network import HolisticModel
+from qsave_reward.holistic.text import compose
+from qsave_reward.world import world_plan
+
+# By its path: another recipe has a train.py too.
+SPEC = importlib.util.spec_from_file_location(
+    "facts_train", Path(prompt_facts.__file__).with_name("train.py")
+)
+recipe = importlib.util.module_from_spec(SPEC)
+sys.modules["facts_train"] = recipe
+SPEC.loader.exec_module(recipe)
+
+TOKENIZER = AutoTokenizer.from_pretrained(BUNDLED["tiny"])
+DEEP = LlamaConfig(
+    vocab_size=len(TOKENIZER),
+    hidden_size=48,
+    intermediate_size=64,
+    num_hidden_layers=6,  # the state after the last one would be normed
+    num_attention_heads=4,
+    tie_word_embeddings=True,
+)
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
+)
+
+
+def test_facts_stand_at_the_end_of_the_words_that_they_are_about():
+    config, asked = small_config(), set()
+    for index in range(60):
+        plan = world_plan("train", index)
+        prompt = f"  {plan.prompt}. "  # shown without either
+        reading = compose(TOKENIZER, config, prompt)
+        assert prompt_facts.prompt_facts(plan, prompt, reading, TOKENIZER) == []  # not the clip's own
+        reading = compose(TOKENIZER, config, plan.prompt)
+        facts = prompt_facts.prompt_facts(plan, plan.prompt, reading, TOKENIZER)
+        labels = prompt_labels(plan, plan.prompt)
+        assert [(kind, label) for kind, _, label in facts] == [(kind, label) for kind, _, label in labels]
+        text_from = max(i for i, token in enumerate(reading.ids) if token < 0) + 1
+        for (kind, position, _), (_, last, _) in zip(facts, labels, strict=True):
+            read = TOKENIZER.decode(reading.ids[text_from : position + 1])
+            assert read.endswith(plan.prompt[: last + 1])
+            asked.add(kind)
+    assert asked == set(KINDS)
+
+
+def test_each_label_has_its_place():
+    spoken = spoken_labels([[("verb", 2, 5), ("color", 0, 1)], []], 4)
+    assert set(spoken) == set(KINDS)
+    assert spoken["verb"].tolist() == [[NOTHING, NOTHING, 5, NOTHING], [NOTHING] * 4]
+    assert spoken["color"][0, 0] == 1 and (spoken["shape"] == NOTHING).all()
+
+
+def test_states_are_those_after_as_many_layers():
+    torch.manual_seed(0)
+    model = HolisticModel(small_config(text_config=DEEP)).eval()
+    listener = Listener(model.language, word_ids(TOKENIZER))
+    ids = torch.randint(0, 700, (2, 7))
+    with torch.no_grad():
+        states = model.language(ids, output_hidden_states=True).hidden_states
+    for kind in KINDS:
+        assert torch.equal(listener.states[LAYERS[kind]], states[LAYERS[kind]])
+    # One token is asked for a color: cross-entropy over the words for colors, by hand.
+    spoken = spoken_labels([[("color", 3, 2)], []], 7)
+    wrong, right = listener.losses(spoken)["color"]
+    own = model.language.model.norm(states[LAYERS["color"]][0, 3])
+    said = (own @ model.language.lm_head.weight[word_ids(TOKENIZER)["color"]].T).log_softmax(-1)
+    assert wrong.item() == pytest.approx(-said[2].item(), rel=1e-5)
+    assert right.item() == float(said.argmax() == 2)
+    assert listener.losses(spoken)["verb"][0] == 0
+
+
+def start(monkeypatch, base, output, *more):
+    words = ["train.py", "--model_name_or_path", base, "--output_dir", output, "--max_steps", 2]
+    words += ["--data", "world:train", "--eval_data", "world:val", "--trained_on", "Nothing."]
+    words += ["--per_device_train_batch_size", 4, "--report_to", "none", "--use_cpu", "true"]
+    words += ["--lora_rank", 0, "--learning_rate", 1e-3, "--logging_steps", 1, "--disable_tqdm", "true"]
+    monkeypatch.setattr(sys, "argv", [*map(str, words), *more])
+    recipe.main()
+
+
+def test_a_run_asks_and_logs_and_the_language_model_learns_from_it(monkeypatch, tmp_path):
+    base = small_base(tmp_path / "base", text_config=DEEP)
+    start(monkeypatch, base, tmp_path / "out", "--facts_weight", "1", "--save_steps", "2")
+    rows = json.loads((tmp_path / "out" / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
+    logged = [row for row in rows if "color_right" in row]
+    assert len(logged) == 2
+    for row in logged:
+        assert {f"{kind}_right" for kind in KINDS} <= row.keys()
+        assert 0 <= row["color_right"] <= 1 and row["loss"] > row["loss_scores"] + 5
+
+
+@pytest.mark.parametrize(
+    ("base", "more", "words"),
+    [
+        ({}, (), "at least 5 layers, got 2"),
+        ({"show_prompt": False}, (), "show_prompt False"),
+        ({"per_dimension": False}, (), "per_dimension False"),
+        ({}, ("--sought", "green sky"), "sought: unknown"),
+    ],
+)
+def test_what_cannot_be_asked_is_said(monkeypatch, tmp_path, base, more, words):
+    base = small_base(tmp_path / "base", **base)
+    with pytest.raises(ConfigError, match=words):
+        start(monkeypatch, base, tmp_path / "out", "--facts_weight", "1", *more)
+    assert not (tmp_path / "out" / "model.safetensors").exists()
