@@ -1,39 +1,24 @@
 """The recipes under DeepSpeed, with the shipped settings but on two processes of a CPU."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from deepspeed_runs import ROOT, run_on_two
 from safetensors.torch import load_file
 
 from qsave_reward.model import RewardModel
 
 pytest.importorskip("deepspeed")
 
-ROOT = Path(__file__).parent.parent
 TINY = ROOT / "qsave_reward" / "weights" / "tiny"
 
 
 def run(script, stage, batch, out, *options):
     config = ROOT / "configs" / "reward" / "smoke" / f"{'1_sft' if script == 'sft' else '2_grpo'}.yaml"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [ROOT / "recipes" / "reward" / f"{script}.py", "--config", config, "--output_dir", out]
-    command += ["--deepspeed", ROOT / "configs" / "accelerate" / f"zero{stage}.json", "--ddp_backend", "gloo"]
-    command += ["--model_name_or_path", TINY, "--per_device_train_batch_size", str(batch)]
-    command += ["--warmup_steps", "0", *options]
-    done = subprocess.run(
-        command,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-5000:]
-    return done.stdout + done.stderr
+    options += ("--config", config, "--output_dir", out, "--model_name_or_path", TINY)
+    options += ("--deepspeed", ROOT / "configs" / "accelerate" / f"zero{stage}.json")
+    return run_on_two(f"reward/{script}.py", *options, "--per_device_train_batch_size", batch)
 
 
 def moved(out):

@@ -101,7 +101,7 @@ def start(monkeypatch, base, output, *more):
     recipe.main()
 
 
-def test_a_run_asks_and_logs_and_the_language_model_learns_from_it(monkeypatch, tmp_path):
+def test_a_run_asks_adds_it_to_the_loss_and_logs_it(monkeypatch, tmp_path):
     base = small_base(tmp_path / "base", text_config=DEEP)
     start(monkeypatch, base, tmp_path / "out", "--facts_weight", "1", "--save_steps", "2")
     rows = json.loads((tmp_path / "out" / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]

@@ -38,6 +38,11 @@ class Reading:
     read_at: tuple[int, ...]
 
 
+def shown_prompt(prompt: str) -> str:
+    """The sentence that says what the video was generated from."""
+    return SHOWN_PROMPT.format(prompt=prompt.strip().rstrip("."))
+
+
 def compose(tokenizer: Any, config: HolisticConfig, prompt: str) -> Reading:
     """The text for one clip. Each piece of text is tokenised by itself, as in the public code."""
 
@@ -50,8 +55,7 @@ def compose(tokenizer: Any, config: HolisticConfig, prompt: str) -> Reading:
     for branch in config.branches:
         ids += tokens(stop + INTRODUCTIONS[branch]) + [SLOTS[branch]] * token_count(config, branch)
         stop = ". "
-    shown = SHOWN_PROMPT.format(prompt=prompt.strip().rstrip(".")) if config.show_prompt else ""
-    ids += tokens(stop + shown + QUESTION)
+    ids += tokens(stop + (shown_prompt(prompt) if config.show_prompt else "") + QUESTION)
     if not config.per_dimension:
         return Reading(tuple(ids), (len(ids) - 1,))
     read_at = []

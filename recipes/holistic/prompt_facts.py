@@ -19,7 +19,7 @@ from spoken_facts import LAYERS, prompt_labels, spoken_loss
 from token_targets import NOTHING
 
 from qsave_reward.errors import ConfigError
-from qsave_reward.holistic.text import QUESTION, READ_OUTS, SHOWN_PROMPT, Reading
+from qsave_reward.holistic.text import QUESTION, READ_OUTS, Reading, shown_prompt
 from qsave_reward.world import WorldPlan
 
 KINDS = ("verb", "shape", "color", "count", "across", "height", "relation", "stated", "word_level")
@@ -36,14 +36,13 @@ def prompt_facts(
         prompt: which the text shows.
         reading: as `compose` gives it.
     """
-    before, _ = SHOWN_PROMPT.split("{prompt}")
-    piece = ". " + SHOWN_PROMPT.format(prompt=prompt.strip().rstrip(".")) + QUESTION
+    piece = ". " + shown_prompt(prompt) + QUESTION
     spans = tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     after = sum(len(tokenizer(text, add_special_tokens=False).input_ids) for text in READ_OUTS)
     start = len(reading.ids) - after - len(spans)
     found = []
     for kind, last, label in prompt_labels(plan, prompt):
-        character = len(". " + before) + last
+        character = piece.index(prompt) + last
         token = next(k for k, (low, high) in enumerate(spans) if low <= character < high)
         found.append((kind, start + token, label))
     return found
