@@ -62,6 +62,12 @@ def fake(monkeypatch):
     return scorer
 
 
+@pytest.fixture(autouse=True)
+def few_prompts(monkeypatch):
+    """The world's thousands of prompts take seconds to make, for each run."""
+    monkeypatch.setattr("text_prompts.WORLD_PROMPTS", 16)
+
+
 def start(output: Path, *more: str) -> list[dict]:
     options = parse_options(TrainOptions, ["--output_dir", str(output), *RUN, *more])
     train.Run(options).train()
