@@ -2,8 +2,10 @@
 
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from holistic_cases import small_base
@@ -14,8 +16,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 
 import pretrain_encoders as recipe
 from make_holistic_tiny import tiny_language
+from spoken_facts import CENTRAL
 
-from qsave_reward.world import LABELS, world_plan
+from qsave_reward.world import LABELS, WorldConfig, render_plan, world_plan
+from qsave_reward.world.scene import COLORS
 
 CONFIG = Path(recipe.__file__).parent.parent.parent / "configs" / "holistic" / "tiny_encoders.yaml"
 SMALL = [
@@ -45,11 +49,39 @@ def test_each_branch_is_asked_for_what_it_is_there_for():
         found = {name: told[branch].pop(name) for name in LABELS[dimension]}
         assert found == {name: severity.get(name, 0.0) for name in LABELS[dimension]}
     assert told.pop("technical") == {}
-    ways = {g.motion for g in groups} | {plan.shown.camera}
+    ways = {g.motion for g in groups} | {f"{g.color} {g.motion}" for g in groups} | {plan.shown.camera}
     assert {name for name, value in told["motion"].items() if value} == ways - {None}
     seen = {name for name, value in told["semantic"].items() if value}
     assert {g.shape for g in groups} | {g.color for g in groups} | {str(sum(g.count for g in groups))} <= seen
     assert plan.shown.background in seen and not seen & wanted
+    assert {f"{g.color} {word}" for g in groups for word in (g.shape, g.count)} <= seen
+
+
+def test_objects_of_a_color_are_where_the_picture_shows_them():
+    plans = (world_plan("train", index, config=WorldConfig(clean=True)) for index in range(200))
+    asked = Counter()
+    for plan in plans:
+        groups, height, width = plan.shown.groups, plan.config.height, plan.config.width
+        if plan.shown.camera or len({g.color for g in groups}) < len(groups):
+            continue
+        frames, told = render_plan(plan).frames.astype(float), recipe.colored(plan)
+        for group in groups:
+            paint = np.linalg.norm(frames - COLORS[group.color], axis=-1) < 12
+            if not paint.any():
+                continue
+            rows, columns = paint.nonzero()[1:]
+            for offset, names in (
+                (columns.mean() / width - 0.5, recipe.PLACES[0]),
+                (rows.mean() / height - 0.5, recipe.PLACES[1]),
+            ):
+                found = [name for name in names if f"{group.color} {name}" in told]
+                if abs(offset) > CENTRAL + 0.05:
+                    asked[names[int(offset > 0)]] += 1
+                    assert found == [names[int(offset > 0)]], (plan.prompt, offset)
+                elif abs(offset) < CENTRAL - 0.05:
+                    asked["middle"] += 1
+                    assert found == [], (plan.prompt, offset)
+    assert len(asked) == 5 and min(asked.values()) >= 10
 
 
 def run(monkeypatch, base, output, *more):

@@ -4,9 +4,9 @@
 
 At size the encoders come pretrained: BLIP on pictures and their captions, SlowFast and Video Swin on videos
 of actions. Here each learns from rendered clips what it is there for. A linear head on the tokens that the
-language model will get tells: from the semantic branch what the clip shows, from the motion branch how things
-move and which defects the motion has, from the technical branch which defects the picture has. The heads are
-thrown away.
+language model will get tells: from the semantic branch what the clip shows, and shape, number and place of
+the objects of each color, from the motion branch how those move and which defects the motion has, from the
+technical branch which defects the picture has. The heads are thrown away.
 
 Killed runs continue from their last checkpoint when the same command is given again.
 """
@@ -24,6 +24,7 @@ from transformers import TrainingArguments, set_seed
 sys.path.append(str(Path(__file__).parent.parent / "reward"))
 
 from pretrain_vision import SHOWN, VisionTrainer, clip_targets
+from spoken_facts import CENTRAL, off_center
 from training import last_finished_checkpoint, parse_options, rows_needed, save_options
 
 from qsave_reward.errors import QSaveError
@@ -33,12 +34,22 @@ from qsave_reward.holistic.scorer import load_holistic
 from qsave_reward.holistic.views import VIEWS, Views, make_views
 from qsave_reward.video import Sampling, read_clip
 from qsave_reward.world import LABELS, WorldPlan, render_plan, world_plan
-from qsave_reward.world.scene import DIRECTIONS, MOTIONS
+from qsave_reward.world.scene import COLORS, MAX_OBJECTS, MOTIONS, SHAPES
+from qsave_reward.world.stream import plan_tracks
 
+PLACES = (("at the left", "at the right"), ("above", "below"))
+OF_COLORS = {
+    "semantic": [*SHAPES, *map(str, range(1, MAX_OBJECTS + 1)), *PLACES[0], *PLACES[1]],
+    "motion": MOTIONS,
+}
+"""What is asked of the objects of each color: else "a red circle, a blue star" is "a red star" as well."""
 TOLD = {
-    "semantic": SHOWN,
-    "motion": [*MOTIONS, *DIRECTIONS, *LABELS["dynamic_quality"]],
-    "technical": LABELS["visual_quality"],
+    branch: names + [f"{color} {word}" for color in COLORS for word in OF_COLORS.get(branch, ())]
+    for branch, names in {
+        "semantic": SHOWN,
+        "motion": [*MOTIONS, *LABELS["dynamic_quality"]],
+        "technical": [*LABELS["visual_quality"]],
+    }.items()
 }
 """What each branch tells of a clip."""
 
@@ -53,9 +64,20 @@ class EncoderArguments:
 OPTIONS = (EncoderArguments, TrainingArguments)
 
 
+def colored(plan: WorldPlan) -> set[str]:
+    """What a clip shows of the objects of each color, as in `OF_COLORS`; nowhere is the middle."""
+    tracks, found = plan_tracks(plan), set()
+    for group in plan.shown.groups:
+        offset = off_center(plan, [track for owner, track in tracks if owner == group])
+        places = [pair[int(at > 0)] for pair, at in zip(PLACES, offset, strict=True) if abs(at) > CENTRAL]
+        words = (group.shape, str(group.count), group.motion, *places)
+        found |= {f"{group.color} {word}" for word in words}
+    return found
+
+
 def targets(plan: WorldPlan, branch: str) -> list[float]:
     """For each of `TOLD`: whether the clip shows it, 0 or 1; of a defect 0, or 0.5 to 1 by its severity."""
-    known = dict(zip(SHOWN, clip_targets(plan), strict=True))
+    known = dict(zip(SHOWN, clip_targets(plan), strict=True)) | dict.fromkeys(colored(plan), 1.0)
     found = {defect.label: 0.5 + defect.severity / 2 for defect in plan.defects}
     return [known.get(name, found.get(name, 0.0)) for name in TOLD[branch]]
 

@@ -175,7 +175,7 @@ def prompt_labels(plan: WorldPlan, prompt: str) -> list[tuple[str, int, int]]:
         if there:
             labels.append(("shape", end - 1, SHAPES.index(there.shape)))
             labels.append(("color", end - 1, WORDS["color"].index(there.color)))
-            places.append(_off_center(plan, [track for group, track in tracks if group == there]))
+            places.append(off_center(plan, [track for group, track in tracks if group == there]))
             for kind, offset in zip(("across", "height"), places[-1], strict=True):
                 if abs(offset) > CENTRAL:
                     labels.append((kind, end - 1, int(offset > 0)))
@@ -213,7 +213,7 @@ def _level_left(plan: WorldPlan, labels: Set[str]) -> int:
     return round(latent_quality(found, plan.config.num_frames / plan.config.fps)["text_alignment"]) - 1
 
 
-def _off_center(plan: WorldPlan, tracks: Sequence[Track]) -> NDArray[np.float64]:
+def off_center(plan: WorldPlan, tracks: Sequence[Track]) -> NDArray[np.float64]:
     """Mean place (x, y) of objects while they can be seen, from the middle, in picture sides; zeros where
     they never can."""
     seen = np.concatenate([track.centers[track.alpha >= VISIBLE] for track in tracks])
