@@ -55,6 +55,12 @@ def test_an_item_is_the_same_in_every_process_and_order():
     assert len(set(here)) == 3
 
 
+def test_pictures_lie_one_after_another_in_memory_as_those_of_a_file():
+    items = [world_item("test", index, config=SMALL) for index in range(40)]
+    assert len({defect.label for item in items for defect in item.record.defects}) > 15
+    assert all(item.frames.flags.c_contiguous for item in items)
+
+
 def test_a_plan_is_pinned_to_the_world_version():
     """When this fails, figures measured on the world are void: raise `WORLD_VERSION`, then the hash."""
     text = "".join(f"{plan.prompt}{plan.defects}{plan.opinion}" for plan in map(plan_of, range(200)))

@@ -201,7 +201,8 @@ def render_plan(plan: WorldPlan) -> WorldItem:
     drawn = render(plan.shown, times, duration=duration, **size, effects=effects, film=film)
     frames = np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
     frames = degrade(frames, times, plan.defects, _generator(plan.entropy, 3), skip=OBJECT_LABELS)
-    return WorldItem(frames, times, config.fps, plan_record(plan), plan.latent)
+    # Some defects leave time as the axis that lies densest; a decoder hands out one picture after another.
+    return WorldItem(np.ascontiguousarray(frames), times, config.fps, plan_record(plan), plan.latent)
 
 
 def plan_tracks(plan: WorldPlan) -> list[tuple[Group, Track]]:
