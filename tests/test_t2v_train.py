@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from fake_model import FakeModel
 from safetensors.torch import load_file
 from served import served
@@ -36,6 +35,7 @@ SMALL = ["--height", "32", "--width", "32", "--num_frames", "9", "--steps", "2"]
 RUN = [*SMALL, "--prompts_per_update", "2", "--group_size", "4", "--batch_size", "2", "--lora_rank", "4"]
 RUN += ["--eval_count", "2", "--eval_videos", "1", "--evaluate_every", "2", "--save_every", "1"]
 RUN += ["--learning_rate", "1e-2", "--extra", '{"max_sequence_length": 32}']
+BLACK = np.zeros((8, 32, 32, 3), np.uint8)
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
@@ -144,9 +144,6 @@ def test_equal_rewards_teach_nothing(tmp_path, fake, monkeypatch):
     assert updates[1]["drift_reference"] < 1e-9
 
 
-BLACK = np.zeros((8, 32, 32, 3), np.uint8)
-
-
 def test_a_run_goes_on_with_the_same_reward_and_options_only(tmp_path, fake):
     start(tmp_path, "--updates", "1")
     with pytest.raises(ConfigError, match="lora_rank: 4 then, 8 now"):
@@ -154,6 +151,20 @@ def test_a_run_goes_on_with_the_same_reward_and_options_only(tmp_path, fake):
     fake.provenance = Fake(revision="4567").provenance
     with pytest.raises(ConfigError, match="0123.* but the reward is now .*4567"):
         start(tmp_path, "--updates", "2")
+
+
+def test_a_held_out_reward_that_comes_later_must_stay_the_same_too(tmp_path, monkeypatch):
+    revisions = {"tiny": "0123", "other": "4567"}
+    opened = lambda name, **_: VideoReward(Fake(revision=revisions[name]), on_error="mask")  # noqa: E731
+    monkeypatch.setattr("rewards.open_reward", opened)
+    start(tmp_path, "--updates", "1")
+    rows = start(tmp_path, "--updates", "2", "--held_out", "other")
+    named = {row["kind"]: (row["step"], row["identity"]["revision"]) for row in rows if "identity" in row}
+    assert named == {"reward": (0, "0123"), "held_out": (1, "4567")}
+    assert rows[-1]["held_out.overall"] > 0
+    revisions["other"] = "89ab"
+    with pytest.raises(ConfigError, match="4567.* but the reward is now .*89ab"):
+        start(tmp_path, "--updates", "3", "--held_out", "other")
 
 
 def test_an_answer_of_another_model_ends_a_run(fake):
@@ -237,15 +248,6 @@ def test_an_evaluation_counts_what_has_no_score(fake, capsys, tmp_path):
     low, high = found["intervals"]["reward.overall"]
     assert low == high == found["reward.overall"]
     assert "1 videos without a score, first: a clip that cannot be read" in captured.err
-
-
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_configuration_is_read_and_says_whether_it_has_been_run(path):
-    more = [] if "output_dir" in yaml.safe_load(path.read_text()) else ["--output_dir", "OUT"]
-    options = parse_options(TrainOptions, ["--config", str(path), *more])
-    assert options.sampling().num_frames % 4 == 1 or options.pipeline.startswith("Lightricks")
-    head = path.read_text().splitlines()[:6]
-    assert any("Not yet run" in line or "minute" in line or "hour" in line for line in head)
 
 
 def test_the_command_of_the_smoke_configuration(tmp_path):

@@ -111,7 +111,7 @@ class Run:
         self.log = RunLog(self.output, step=self.step) if accelerator.is_main_process else None
 
     def _check_reward(self) -> None:
-        """The rewards must be those that the log begins with."""
+        """The rewards must be those that the log names."""
         begun = {row["kind"]: row for row in read_log(self.output / "log.jsonl") if self.step}
         for name, scoring in self.scorings.items():
             if name in begun:
@@ -129,10 +129,12 @@ class Run:
 
     def _train(self) -> None:
         first = self.step
+        if self.log:
+            named = {row["kind"] for row in read_log(self.log.path)}
+            for name, scoring in self.scorings.items():
+                if name not in named:  # a held-out one may come later
+                    self.log.write(name, first, {"identity": identity(scoring.reward)})
         if first == 0:
-            if self.log:
-                for name, scoring in self.scorings.items():
-                    self.log.write(name, 0, {"identity": identity(scoring.reward)})
             self.evaluate(0)
         main = self.accelerator.is_main_process
         with tqdm(total=self.options.updates, initial=first, desc="updates", disable=not main) as bar:
