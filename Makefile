@@ -34,9 +34,9 @@ t2v-tiny: $(STAMP)
 	  $(VENV)/bin/python $(T2V)/pretrain_tiny.py --output_dir outputs/t2v/pretrained && \
 	  cp -r outputs/t2v/pretrained/pipeline $(T2V)/tiny )
 	$(VENV)/bin/python $(T2V)/train.py --config configs/text_to_video/tiny.yaml --output_dir outputs/t2v/nft
-	$(VENV)/bin/python $(T2V)/evaluate.py --count 64 --videos 4 \
+	$(VENV)/bin/python $(T2V)/evaluate.py --count 192 --videos 4 \
 	  --sheet outputs/t2v/before.png --save outputs/t2v/before.json
-	$(VENV)/bin/python $(T2V)/evaluate.py --count 64 --videos 4 --lora outputs/t2v/nft/last \
+	$(VENV)/bin/python $(T2V)/evaluate.py --count 192 --videos 4 --lora outputs/t2v/nft/last \
 	  --sheet outputs/t2v/after.png --save outputs/t2v/after.json
 	$(VENV)/bin/python $(T2V)/compare.py --before outputs/t2v/before.json --after nft=outputs/t2v/after.json
 	$(VENV)/bin/python $(T2V)/curves.py --out outputs/t2v/curves.png --runs nft=outputs/t2v/nft
