@@ -3,14 +3,15 @@ request.
 
 The PyAV way has two passes. The first reads the packets without decoding: the time stamps of all packets that
 are to be shown are the true time line, also for cut, B-frame and variable-rate clips. The second decodes from
-the start, checks every frame against that list, and hands over the kept ones. Where the two disagree (damaged
-or missing frames, no time stamps, or times of decoding), the output of the decoder itself is listed in a
-further pass, and that list takes the place of the first one.
+the start, several frames side by side, checks every frame against that list, and hands over the kept ones.
+Where the two disagree (damaged or missing frames, no time stamps, or times of decoding), the output of the
+decoder itself is listed in a further pass, frame by frame, and that list takes the place of the first one.
 """
 
 from __future__ import annotations
 
 import io
+from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice, takewhile
@@ -36,6 +37,8 @@ from qsave_reward.decoding.pixels import note_traits, to_rgb
 from qsave_reward.errors import VideoError
 from qsave_reward.sampling import Timeline, delay_timeline, stamp_timeline
 
+THREADS = 3
+"""Frames of a file that seems sound are decoded side by side; more take memory and are hardly faster."""
 _DECORD_BLOCK = 64 << 20  # bytes of RGB taken from decord at a time
 
 
@@ -94,7 +97,7 @@ def decode(source: str | bytearray, header: dict[str, Any], emit: Emit) -> dict[
             return _read_with_decord(track, job)
         if None not in track.stamps:
             try:
-                return _read(track, job, _in_order(track))
+                return _read(track, job, _in_order(track), threads=THREADS)
             except _Disagreement:
                 pass
         return _read_as_decoded(track, job)
@@ -149,11 +152,12 @@ def _scan(file: BinaryIO, demuxer: str, job: Job) -> _Track:
         )
 
 
-def _read(track: _Track, job: Job, stamps: list[int | None]) -> dict[str, Any]:
+def _read(track: _Track, job: Job, stamps: list[int | None], *, threads: int = 1) -> dict[str, Any]:
     """Decode from the start and hand over the kept frames.
 
     Args:
         stamps: time stamps of the frames in the order in which the decoder must put them out.
+        threads: of the decoder, see `sound_frames`.
 
     Raises:
         _Disagreement: it does not.
@@ -164,15 +168,16 @@ def _read(track: _Track, job: Job, stamps: list[int | None]) -> dict[str, Any]:
     with _reopen(track, job) as container:
         stream = _stream(container, track)
         note_traits(stream, delivery.note)
-        frames = sound_frames(container, stream, Reading(), max_pixels=job.limits.max_pixels)
-        for position, (_, frame) in enumerate(frames):
-            if position >= len(stamps) or frame.pts != stamps[position]:
-                raise _Disagreement
-            if delivery.wants(position):
-                job.check_size(frame.width, frame.height)
-                delivery.give(to_rgb(frame, scaler, delivery.note))
-                if delivery.done:
-                    return delivery.report()
+        limit = job.limits.max_pixels
+        with closing(sound_frames(container, stream, Reading(), max_pixels=limit, threads=threads)) as frames:
+            for position, (_, frame) in enumerate(frames):
+                if position >= len(stamps) or frame.pts != stamps[position]:
+                    raise _Disagreement
+                if delivery.wants(position):
+                    job.check_size(frame.width, frame.height)
+                    delivery.give(to_rgb(frame, scaler, delivery.note))
+                    if delivery.done:
+                        return delivery.report()
     raise _Disagreement
 
 
@@ -181,8 +186,9 @@ def _read_as_decoded(track: _Track, job: Job) -> dict[str, Any]:
     reading = Reading()
     with _reopen(track, job) as container:
         stream = _stream(container, track)
-        frames = sound_frames(container, stream, reading, max_pixels=job.limits.max_pixels)
-        listed = [(place, frame.pts) for place, frame in islice(frames, job.limits.max_source_frames + 1)]
+        limit = job.limits.max_source_frames + 1
+        with closing(sound_frames(container, stream, reading, max_pixels=job.limits.max_pixels)) as frames:
+            listed = [(place, frame.pts) for place, frame in islice(frames, limit)]
     stamps = [pts for _, pts in takewhile(lambda entry: entry[0] < reading.damaged_from, listed)]
     if track.delays:
         del stamps[len(track.delays) :]
