@@ -135,8 +135,8 @@ def sound_frames(
     try:
         yield from _sound_frames(container, stream, reading)
     finally:
-        # A thread at work lets go of `opaque`, for which it needs the lock of the interpreter; who frees the
-        # decoder holds that lock and waits for the thread. This waits for it without the lock.
+        # A thread at work may let go of `opaque`, for which it needs the lock of the interpreter; freeing the
+        # decoder holds that lock and waits for its threads. This waits for them without it.
         codec.flush_buffers()
 
 

@@ -1,11 +1,12 @@
 """Messages between a process and its decoder, over two pipes.
 
-A message is a 4-byte big-endian length, a JSON header of that length, and `header["size"]` raw bytes:
+A message is a 4-byte big-endian length and a JSON header of that length; behind a request come the bytes of
+the file, if it has no path:
 
     parent  {"path": ... | null, "size": bytes of the file, "sampling", "fps", "times", "decoder", "limits"}
-    worker  {"frame": k, "of": n, "height": h, "width": w, "size": h*w*3} for k = 0..n-1; k = 0 may come again
-    when
-            the worker has to begin anew
+    worker  {"frame": k, "of": n, "height": h, "width": w} for k = 0..n-1, when the frame is in its slot (see
+            `slots`); the parent answers with one byte when it has read it. k = 0 may come again when the
+            worker has to begin anew
     worker  {"report": {"times", "duration", "warnings"}}  or  {"error": {"code", "message"}}
 
 A deadline is a reading of `time.monotonic()`; with one, the descriptor must not block.

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qsave_reward.decoding.pipe import PIPE_BYTES, fill, receive, send
+from qsave_reward.decoding.pipe import PIPE_BYTES, fill, receive, send, write
+from qsave_reward.decoding.slots import FrameWriter, open_memory, read_frame, set_size
 from qsave_reward.errors import VideoError
 
 _WORKERS = max(2, min(8, os.cpu_count() or 1))
@@ -35,7 +36,7 @@ _GRACE = 5.0  # seconds after the deadline at which a worker whose parent is gon
 
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from qsave_reward.decoding.worker import main; main()"
+    "from qsave_reward.decoding.worker import main; main(int(sys.argv[2]))"
 )
 
 
@@ -46,8 +47,10 @@ class _Worker:
         root = str(Path(__file__).resolve().parents[2])
         search = [root, *(os.path.abspath(entry) for entry in sys.path)]
         self.clips = 0
+        self.memory = open_memory()
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", "-c", _START, json.dumps(search)],
+            [sys.executable, "-I", "-S", "-B", "-c", _START, json.dumps(search), str(self.memory.fileno())],
+            pass_fds=[self.memory.fileno()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -79,6 +82,7 @@ class _Worker:
         self.clips += 1
         limits = header["limits"]
         deadline = time.monotonic() + limits["timeout"]
+        set_size(self.memory, 3 * limits["max_pixels"])
         send(self.requests.fileno(), header, data, deadline=deadline)
         source = self.replies.fileno()
         frames = np.empty((0, 0, 0, 3), dtype=np.uint8)
@@ -90,12 +94,14 @@ class _Worker:
                 if min(shape) < 1 or np.prod(shape, dtype=float) > limits["max_frame_bytes"]:
                     raise ValueError(f"frames of shape {shape}")
                 frames, expected = np.empty(shape, dtype=np.uint8), 0
-            if reply["frame"] != expected or expected >= len(frames) or reply["size"] != frames[0].nbytes:
+            if reply["frame"] != expected or expected >= len(frames):
                 raise ValueError("frames out of order")
-            fill(source, frames[expected], deadline)
+            read_frame(self.memory, frames[expected], expected)
+            write(self.requests.fileno(), b"\0", deadline)
             expected += 1
         if "report" in reply and (expected == 0 or expected != len(frames)):
             raise ValueError("frames missing")
+        set_size(self.memory, 0)
         return frames, reply
 
     def close(self) -> None:
@@ -111,9 +117,10 @@ class _Worker:
         self.forget()
 
     def forget(self) -> None:
-        """Close this process's ends of the pipes without touching the worker."""
+        """Close this process's ends of the pipes, and the memory, without touching the worker."""
         self.requests.close()
         self.replies.close()
+        self.memory.close()
 
 
 class _Pool:
@@ -230,8 +237,12 @@ def _limit_memory(size: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def main() -> None:
-    """Body of the worker process: answer requests until the input ends."""
+def main(memory: int) -> None:
+    """Body of the worker process: answer requests until the input ends.
+
+    Args:
+        memory: descriptor of what frames go through, see `slots`.
+    """
     requests, replies = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1):  # a library that prints must not write into the protocol
@@ -244,6 +255,7 @@ def main() -> None:
 
     gc.freeze()  # keeps the many collections in `decode` short
     send(replies, {"ready": True})
+    emit = FrameWriter(memory, requests, replies)
     while True:
         try:
             header = receive(requests)
@@ -255,11 +267,6 @@ def main() -> None:
             fill(requests, data, None)
         except EOFError:
             return
-
-        def emit(picture: NDArray[np.uint8], position: int, count: int) -> None:
-            height, width = picture.shape[:2]
-            shape = {"frame": position, "of": count, "height": height, "width": width}
-            send(replies, {**shape, "size": picture.nbytes}, np.ascontiguousarray(picture))
 
         try:
             reply = {
@@ -275,5 +282,6 @@ def main() -> None:
             reply = {"error": {"code": "out_of_memory", "message": message}}
         except Exception as e:  # a fault of ours or of a library must reach the caller as text
             reply = {"error": {"code": "decoder_crashed", "message": f"unexpected {type(e).__name__}: {e}"}}
+        emit.finish()
         send(replies, reply)
         signal.setitimer(signal.ITIMER_REAL, 0.0)
