@@ -50,11 +50,7 @@ def rendered(count: int, *, frames: int, size: int) -> Workload:
     """
     config = WorldConfig(height=size, width=size, num_frames=max(frames, _FEWEST))
     items = [world_item("val", index, config=config) for index in range(count)]
-    # In one piece of memory, as clips from files are.
-    clips = [
-        Clip(np.ascontiguousarray(item.frames[:frames]), item.times[:frames], frames / config.fps)
-        for item in items
-    ]
+    clips = [Clip(item.frames[:frames], item.times[:frames], frames / config.fps) for item in items]
     return Workload(clips, [item.record.prompt for item in items])
 
 
