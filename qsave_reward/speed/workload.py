@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from qsave_reward.slowfast import FramePlan, plan_chunks
 from qsave_reward.video import Clip
 from qsave_reward.world import WorldConfig, world_item
