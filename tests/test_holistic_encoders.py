@@ -18,6 +18,9 @@ import pretrain_encoders as recipe
 from make_holistic_tiny import tiny_language
 from spoken_facts import CENTRAL
 
+from qsave_reward.holistic.configuration import HolisticConfig
+from qsave_reward.holistic.views import make_views
+from qsave_reward.video import Clip
 from qsave_reward.world import LABELS, WorldConfig, render_plan, world_plan
 from qsave_reward.world.scene import COLORS
 
@@ -84,6 +87,25 @@ def test_objects_of_a_color_are_where_the_picture_shows_them():
     assert len(asked) == 5 and min(asked.values()) >= 10
 
 
+def test_patches_are_asked_for_the_object_that_is_in_them():
+    config = HolisticConfig(vision_config={"image_size": 64, "patch_size": 8})
+    palette = torch.tensor(list(COLORS.values()))
+    there, elsewhere = [], []
+    for index in range(40):
+        plan = world_plan("train", index, config=WorldConfig(clean=True))
+        if plan.shown.camera:
+            continue
+        item = render_plan(plan)
+        frames = make_views(Clip(item.frames, item.times, 2.0), config).frames.float()
+        patches = frames.unfold(2, 8, 8).unfold(3, 8, 8).flatten(4).permute(0, 2, 3, 4, 1)
+        told = recipe.patch_targets(plan, config)["color"].view(8, 8, 8)
+        for shown, found in ((patches, there), (patches.roll(4, dims=0), elsewhere)):
+            asked = told >= 0
+            near = (shown[asked] - palette[told[asked]][:, None]).abs().amax(dim=-1) < 40
+            found += (near.float().mean(dim=1) > 0.05).tolist()
+    assert len(there) > 1000 and np.mean(there) > 0.8 > 0.6 > np.mean(elsewhere)
+
+
 def run(monkeypatch, base, output, *more):
     words = ["pretrain_encoders.py", "--model_name_or_path", str(base), "--output_dir", str(output)]
     monkeypatch.setattr(sys, "argv", [*words, "--config", str(CONFIG), *SMALL, *more])
@@ -96,7 +118,7 @@ def test_encoders_learn_and_a_killed_run_ends_with_the_same_weights(monkeypatch,
     base = small_base(tmp_path / "base")
     whole = run(monkeypatch, base, tmp_path / "out", "--logging_steps", "2")
     log = capsys.readouterr().out
-    assert all(log.count(f"loss_{branch}") == 2 for branch in recipe.TOLD)
+    assert all(log.count(f"loss_{part}") == 2 for part in [*recipe.TOLD, "patches"])
     start = load_file(base / "model.safetensors")
     assert whole.keys() == start.keys()
     same = {name for name in start if torch.equal(start[name], whole[name])}

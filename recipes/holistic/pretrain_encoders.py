@@ -6,7 +6,8 @@ At size the encoders come pretrained: BLIP on pictures and their captions, SlowF
 of actions. Here each learns from rendered clips what it is there for. A linear head on the tokens that the
 language model will get tells: from the semantic branch what the clip shows, and shape, number and place of
 the objects of each color, from the motion branch how those move and which defects the motion has, from the
-technical branch which defects the picture has. The heads are thrown away.
+technical branch which defects the picture has. Each patch of the semantic branch also tells which object it
+shows, since the class token alone is a poor teacher of shapes. The heads are thrown away.
 
 Killed runs continue from their last checkpoint when the same command is given again.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +25,10 @@ from transformers import TrainingArguments, set_seed
 
 sys.path.append(str(Path(__file__).parent.parent / "reward"))
 
+from object_heads import OBJECT_TARGETS, OBJECT_WEIGHTS, ObjectHeads
 from pretrain_vision import SHOWN, VisionTrainer, clip_targets
 from spoken_facts import CENTRAL, off_center
+from token_targets import token_targets
 from training import last_finished_checkpoint, parse_options, rows_needed, save_options
 
 from qsave_reward.errors import QSaveError
@@ -52,6 +56,8 @@ TOLD = {
     }.items()
 }
 """What each branch tells of a clip."""
+PATCH_WEIGHT = 3.0
+"""Of what patches tell."""
 
 
 @dataclass
@@ -82,6 +88,17 @@ def targets(plan: WorldPlan, branch: str) -> list[float]:
     return [known.get(name, found.get(name, 0.0)) for name in TOLD[branch]]
 
 
+def patch_targets(plan: WorldPlan, config: HolisticConfig) -> dict[str, torch.Tensor]:
+    """`OBJECT_TARGETS` of the patches that the semantic branch sees: [frames * patches, ...]."""
+    vision, length = config.vision_config, plan.config.num_frames
+    side = vision.image_size // vision.patch_size
+    pairs = token_targets(plan, [(side, side)] * (length // 2))
+    shown = torch.linspace(0, length - 1, config.clip_frames).round().long() // 2
+    return {
+        name: getattr(pairs, name).unflatten(0, (-1, side**2))[shown].flatten(0, 1) for name in OBJECT_TARGETS
+    }
+
+
 class Clips(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """Item i: training clip i of the world as the views of the encoders, and what each branch is to tell."""
 
@@ -100,11 +117,11 @@ class Clips(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         )
         views = make_views(clip, self.config, generator=torch.Generator().manual_seed(index))
         told = {f"told_{branch}": torch.tensor(targets(plan, branch)) for branch in self.config.branches}
-        return {name: getattr(views, name) for name in VIEWS} | told
+        return {name: getattr(views, name) for name in VIEWS} | told | patch_targets(plan, self.config)
 
 
 class EncodersWithHeads(torch.nn.Module):
-    """The encoders of a model, and one linear head for each."""
+    """The encoders of a model, one linear head for each, and heads for the patches of the semantic one."""
 
     def __init__(self, model: HolisticModel) -> None:
         super().__init__()
@@ -116,17 +133,28 @@ class EncodersWithHeads(torch.nn.Module):
         self.heads = torch.nn.ModuleDict(
             {branch: torch.nn.Linear(2 * width, len(TOLD[branch])) for branch in model.config.branches}
         )
+        if "semantic" in parts:
+            self.tell = ObjectHeads(model.config.vision_config.hidden_size)
+            parts["semantic"].register_forward_hook(self._keep)
+
+    def _keep(self, semantic: Any, arguments: Any, output: Any) -> None:
+        self.patches = output.last_hidden_state[:, 1:]
 
     def forward(
         self, frames: torch.Tensor, motion: torch.Tensor, fragments: torch.Tensor, **told: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Losses on a batch of `Clips`: the mean over labels, with as much weight as there are labels."""
+        """Losses on a batch of `Clips`: of each branch the sum over its labels, the mean over clips; of patches
+        the weighted sum of the losses of `ObjectHeads`."""
         losses = {}
         for branch, tokens in self.visual_tokens(Views(frames, motion, fragments)).items():
             clip = torch.cat([tokens.mean(dim=1), tokens.amax(dim=1)], dim=-1)
             said, wanted = self.heads[branch](clip).float(), told[f"told_{branch}"]
             entropy = F.binary_cross_entropy_with_logits(said, wanted, reduction="sum")
             losses[f"loss_{branch}"] = entropy / len(wanted)
+        if "semantic" in self.heads:
+            objects = self.tell(self.patches.flatten(0, 1), **{name: told[name] for name in OBJECT_TARGETS})
+            total = sum(OBJECT_WEIGHTS[name] * loss for name, loss in objects.items())
+            losses["loss_patches"] = PATCH_WEIGHT * total
         return {"loss": sum(losses.values()), **{name: loss.detach() for name, loss in losses.items()}}
 
 

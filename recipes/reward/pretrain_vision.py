@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from token_targets import COLOR_NAMES, FINE, NOTHING, NUMBERS, RAYS, SHAPE_NAMES, token_targets
+from object_heads import OBJECT_TARGETS, OBJECT_WEIGHTS, ObjectHeads
+from token_targets import token_targets
 from training import last_finished_checkpoint, muon_optimizer, parse_options, rows_needed, save_options
 from transformers import AutoModelForImageTextToText, Trainer, TrainingArguments, set_seed
 
@@ -36,20 +37,8 @@ SEEN = ("visual_quality", "dynamic_quality")
 """The dimensions that can be judged without the prompt."""
 DEFECTS = [label for dimension in SEEN for label in LABELS[dimension]]
 SHOWN = [*SHAPES, *COLORS, *MOTIONS, *BACKGROUNDS, *BACKGROUND_COLORS, *DIRECTIONS, *"1234"]
-OF_OBJECTS = ("color", "shape", "numbers", "outline")
-"""The targets that exist only for tokens that show an object."""
-WEIGHTS = {
-    "loss_object": 1.0,
-    "loss_color": 1.0,
-    "loss_shape": 2.0,
-    "loss_numbers": 1.0,
-    "loss_outline": 5.0,
-    "loss_mask": 5.0,
-    "loss_defects": 5.0,
-    "loss_shown": 5.0,
-    "loss_mos": 1.0,
-}
-"""Weight of each loss; means over many easy labels are raised to about the size of the others."""
+WEIGHTS = OBJECT_WEIGHTS | {"loss_defects": 5.0, "loss_shown": 5.0, "loss_mos": 1.0}
+"""Weight of each loss."""
 
 
 @dataclass
@@ -111,11 +100,7 @@ class Clips(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
             "defects": torch.tensor([chunk_targets(scene, chunk.time) for chunk in chunks]),
             "shown": torch.tensor(clip_targets(scene)),
             "mos": torch.tensor([mos[dimension] for dimension in SEEN]),
-            "color": tokens.color,
-            "shape": tokens.shape,
-            "numbers": tokens.numbers,
-            "outline": tokens.outline,
-            "mask": tokens.mask,
+            **{name: getattr(tokens, name) for name in OBJECT_TARGETS},
         }
 
 
@@ -126,9 +111,7 @@ class TowerWithHeads(torch.nn.Module):
         super().__init__()
         self.visual = visual
         self.merged = visual.spatial_merge_size**2
-        self.objects = torch.nn.Linear(width, 1 + len(COLOR_NAMES) + len(SHAPE_NAMES) + len(NUMBERS))
-        self.outline = torch.nn.Linear(width, RAYS + 3)
-        self.mask = torch.nn.Linear(width, 2 * FINE**2)
+        self.tell = ObjectHeads(width)
         self.defects = torch.nn.Linear(2 * width, len(DEFECTS))
         self.enter = torch.nn.Linear(2 * width, width)
         self.when = torch.nn.Parameter(0.1 * torch.randn(chunks, width))
@@ -151,37 +134,13 @@ class TowerWithHeads(torch.nn.Module):
         clip = torch.cat([inside.mean(dim=1), inside.amax(dim=1)], dim=-1)
         entropy = F.binary_cross_entropy_with_logits
         losses = {
-            **self._object_losses(tokens, **{name: targets[name] for name in OF_OBJECTS}),
-            "loss_mask": entropy(self.mask(tokens).float(), targets["mask"].flatten(0, 1)),
+            **self.tell(tokens, **{name: targets[name] for name in OBJECT_TARGETS}),
             "loss_defects": entropy(self.defects(pooled).float(), targets["defects"]),
             "loss_shown": entropy(self.shown(clip).float(), targets["shown"]),
             "loss_mos": (self.mos(clip).float() + 3 - targets["mos"]).square().mean(),
         }
         loss = sum(WEIGHTS[name] * value for name, value in losses.items())
         return {"loss": loss, **{name: value.detach() for name, value in losses.items()}}
-
-    def _object_losses(
-        self,
-        tokens: torch.Tensor,
-        color: torch.Tensor,
-        shape: torch.Tensor,
-        numbers: torch.Tensor,
-        outline: torch.Tensor,
-    ) -> dict[str, torch.Tensor]:
-        """How well tokens [clips * tokens, width] tell the object in them; labels [clips, tokens, ...]."""
-        sizes = [1, len(COLOR_NAMES), len(SHAPE_NAMES), len(NUMBERS)]
-        there, colors, shapes, found = self.objects(tokens).float().split(sizes, dim=1)
-        there, real = there[:, 0], color.flatten() != NOTHING
-        some = real if real.any() else torch.ones_like(real)  # labels of nothing are ignored
-        return {
-            "loss_object": F.binary_cross_entropy_with_logits(there, real.float()),
-            "loss_color": F.cross_entropy(colors[some], color.flatten()[some], ignore_index=NOTHING),
-            "loss_shape": F.cross_entropy(shapes[some], shape.flatten()[some], ignore_index=NOTHING),
-            "loss_numbers": F.smooth_l1_loss(found[some], numbers.flatten(0, 1)[some], beta=0.1),
-            "loss_outline": F.smooth_l1_loss(
-                self.outline(tokens[some]).float(), outline.flatten(0, 1)[some], beta=0.1
-            ),
-        }
 
 
 class VisionTrainer(Trainer):
