@@ -143,8 +143,8 @@ class EncodersWithHeads(torch.nn.Module):
     def forward(
         self, frames: torch.Tensor, motion: torch.Tensor, fragments: torch.Tensor, **told: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Losses on a batch of `Clips`: of each branch the sum over its labels, the mean over clips; of patches
-        the weighted sum of the losses of `ObjectHeads`."""
+        """Losses on a batch of `Clips`: of each branch the sum over its labels, the mean over clips; and the
+        weighted sum of those of `ObjectHeads`."""
         losses = {}
         for branch, tokens in self.visual_tokens(Views(frames, motion, fragments)).items():
             clip = torch.cat([tokens.mean(dim=1), tokens.amax(dim=1)], dim=-1)
