@@ -107,3 +107,10 @@ def test_a_clip_leaves_no_memory_and_a_stopped_decoder_no_descriptor(tmp_path):
             read_clip(path.read_bytes()[:1500])
     worker._pool.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_limits_that_are_no_limits(tmp_path):
+    path = encode(tmp_path / "a.mp4", 20)
+    expected = read_clip(path).frames
+    for limits in (Limits(max_pixels=2**60), Limits(max_pixels=1e9), Limits(max_frame_bytes=2**60)):
+        assert np.array_equal(read_clip(path, limits=limits).frames, expected)

@@ -56,8 +56,8 @@ def open_container(file: BinaryIO, demuxer: str, *, max_pixels: int) -> InputCon
 
 def _options(max_pixels: int) -> dict[str, str]:
     """Bound what libav allocates for a frame; with a margin, since it counts padding. `Job` has the exact
-    bound."""
-    return {"max_pixels": str(2 * max_pixels + (1 << 16))}
+    bound. More than 2^31 - 1 it does not take."""
+    return {"max_pixels": str(min(2 * int(max_pixels) + (1 << 16), (1 << 31) - 1))}
 
 
 def _refuse_to_open(url: str, flags: int, options: dict[str, str]) -> Any:

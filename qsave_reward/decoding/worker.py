@@ -82,7 +82,9 @@ class _Worker:
         self.clips += 1
         limits = header["limits"]
         deadline = time.monotonic() + limits["timeout"]
-        set_size(self.memory, 3 * limits["max_pixels"])
+        # No frame is larger than what all may take, nor than what the decoder may hold.
+        largest = min(3 * limits["max_pixels"], limits["max_frame_bytes"], limits["max_memory"])
+        set_size(self.memory, int(largest))
         send(self.requests.fileno(), header, data, deadline=deadline)
         source = self.replies.fileno()
         frames = np.empty((0, 0, 0, 3), dtype=np.uint8)

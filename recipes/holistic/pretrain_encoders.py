@@ -7,7 +7,7 @@ of actions. Here each learns from rendered clips what it is there for. A linear 
 language model will get tells: from the semantic branch what the clip shows, and shape, number and place of
 the objects of each color, from the motion branch how those move and which defects the motion has, from the
 technical branch which defects the picture has. Each patch of the semantic branch also tells which object it
-shows, since the class token alone is a poor teacher of shapes. The heads are thrown away.
+shows. The heads are thrown away.
 
 Killed runs continue from their last checkpoint when the same command is given again.
 """
