@@ -3,7 +3,8 @@ request.
 
 The PyAV way has two passes. The first reads the packets without decoding: the time stamps of all packets that
 are to be shown are the true time line, also for cut, B-frame and variable-rate clips. The second decodes from
-the start, several frames side by side, checks every frame against that list, and hands over the kept ones.
+the start, several frames side by side, checks every frame against that list, and hands over the kept ones. It
+is not given packets of frames that are neither kept nor needed for others (`disposable`).
 Where the two disagree (damaged or missing frames, no time stamps, or times of decoding), the output of the
 decoder itself is listed in a further pass, frame by frame, and that list takes the place of the first one.
 """
@@ -11,6 +12,7 @@ decoder itself is listed in a further pass, frame by frame, and that list takes 
 from __future__ import annotations
 
 import io
+from collections.abc import Set
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -22,6 +24,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from qsave_reward.decoding.containers import IMAGES, open_file, sniff
+from qsave_reward.decoding.disposable import is_disposable, length_bytes
 from qsave_reward.decoding.images import decode_image, delays_of_gif
 from qsave_reward.decoding.libav import (
     READ_ERRORS,
@@ -55,6 +58,7 @@ class _Track:
         promised: frames the file claims to hold, at least `len(stamps)`.
         last: seconds of the last packet, `None` when unknown.
         delays: seconds of each complete frame of a GIF, else empty.
+        disposable: time stamps of frames that no other frame is predicted from.
     """
 
     file: BinaryIO
@@ -65,6 +69,7 @@ class _Track:
     promised: int
     last: float | None
     delays: list[float]
+    disposable: Set[int | None]
     notes: tuple[str, ...]
 
 
@@ -97,7 +102,7 @@ def decode(source: str | bytearray, header: dict[str, Any], emit: Emit) -> dict[
             return _read_with_decord(track, job)
         if None not in track.stamps:
             try:
-                return _read(track, job, _in_order(track), threads=THREADS)
+                return _read(track, job, _in_order(track), disposable=track.disposable, threads=THREADS)
             except _Disagreement:
                 pass
         return _read_as_decoded(track, job)
@@ -110,6 +115,8 @@ def _scan(file: BinaryIO, demuxer: str, job: Job) -> _Track:
         candidates = video_streams(container)
         stamps: dict[int, list[int | None]] = {stream.index: [] for stream in candidates}
         hidden = dict.fromkeys(stamps, 0)
+        units = {stream.index: length_bytes(stream) for stream in candidates}
+        disposable: dict[int, set[int | None]] = {stream.index: set() for stream in candidates}
         last: dict[int, float] = {}
         try:
             for packet in container.demux(candidates):
@@ -119,6 +126,8 @@ def _scan(file: BinaryIO, demuxer: str, job: Job) -> _Track:
                     hidden[packet.stream_index] += 1
                     continue
                 stamps[packet.stream_index].append(packet.pts)
+                if (size := units[packet.stream_index]) and is_disposable(packet, size):
+                    disposable[packet.stream_index].add(packet.pts)
                 last[packet.stream_index] = float((packet.duration or 0) * packet.time_base)
                 job.check_count(len(stamps[packet.stream_index]))
         except READ_ERRORS as e:
@@ -148,15 +157,24 @@ def _scan(file: BinaryIO, demuxer: str, job: Job) -> _Track:
             promised=max(count, promised),
             last=last[best.index] or None,
             delays=delays,
+            disposable=disposable[best.index],
             notes=tuple(notes),
         )
 
 
-def _read(track: _Track, job: Job, stamps: list[int | None], *, threads: int = 1) -> dict[str, Any]:
+def _read(
+    track: _Track,
+    job: Job,
+    stamps: list[int | None],
+    *,
+    disposable: Set[int | None] = frozenset(),
+    threads: int = 1,
+) -> dict[str, Any]:
     """Decode from the start and hand over the kept frames.
 
     Args:
         stamps: time stamps of the frames in the order in which the decoder must put them out.
+        disposable: time stamps of frames that need not be decoded unless they are kept.
         threads: of the decoder, see `sound_frames`.
 
     Raises:
@@ -164,14 +182,20 @@ def _read(track: _Track, job: Job, stamps: list[int | None], *, threads: int = 1
         VideoError: what `Delivery` refuses; `corrupt`.
     """
     delivery = _delivery(track, job, stamps)
+    left_out = disposable - {stamps[position] for position in delivery.wanted}
+    awaited = iter([(place, stamp) for place, stamp in enumerate(stamps) if stamp not in left_out])
     scaler = VideoReformatter()
     with _reopen(track, job) as container:
         stream = _stream(container, track)
         note_traits(stream, delivery.note)
         limit = job.limits.max_pixels
-        with closing(sound_frames(container, stream, Reading(), max_pixels=limit, threads=threads)) as frames:
-            for position, (_, frame) in enumerate(frames):
-                if position >= len(stamps) or frame.pts != stamps[position]:
+        decoded = sound_frames(
+            container, stream, Reading(), max_pixels=limit, threads=threads, left_out=left_out
+        )
+        with closing(decoded) as frames:
+            for _, frame in frames:
+                position, stamp = next(awaited, (-1, None))
+                if position < 0 or frame.pts != stamp:
                     raise _Disagreement
                 if delivery.wants(position):
                     job.check_size(frame.width, frame.height)

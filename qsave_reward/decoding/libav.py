@@ -6,7 +6,7 @@ import gc
 import math
 import os
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, cast
 
@@ -16,6 +16,7 @@ from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Disposition
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -112,7 +113,13 @@ class Reading:
 
 
 def sound_frames(
-    container: InputContainer, stream: VideoStream, reading: Reading, *, max_pixels: int, threads: int = 1
+    container: InputContainer,
+    stream: VideoStream,
+    reading: Reading,
+    *,
+    max_pixels: int,
+    threads: int = 1,
+    left_out: Set[int | None] = frozenset(),
 ) -> Generator[tuple[int, VideoFrame]]:
     """Frames in the order of the decoder's output, each with the place of its packet in the file.
 
@@ -127,13 +134,15 @@ def sound_frames(
         threads: frames that are decoded side by side. With several, libav loses errors near the end: then
             what comes must be compared with what was promised. (Threads for slices would be worse: they
             leave most damage of H.264 unmarked.)
+        left_out: time stamps of packets that the decoder is not given.
     """
     codec = stream.codec_context
     codec.thread_type, codec.thread_count = "FRAME", threads
     codec.copy_opaque = True
     codec.options = _options(max_pixels)
     try:
-        yield from _sound_frames(container, stream, reading)
+        packets = (p for p in _packets(container, stream, reading) if p is None or p.pts not in left_out)
+        yield from _sound_frames(packets, codec, reading)
     finally:
         # A thread at work may let go of `opaque`, for which it needs the lock of the interpreter; freeing the
         # decoder holds that lock and waits for its threads. This waits for them without it.
@@ -141,13 +150,12 @@ def sound_frames(
 
 
 def _sound_frames(
-    container: InputContainer, stream: VideoStream, reading: Reading
+    packets: Iterable[Packet[VideoStream] | None], codec: VideoCodecContext, reading: Reading
 ) -> Iterator[tuple[int, VideoFrame]]:
-    codec = stream.codec_context
     started = False
     keys: list[_Place] = []
     since: _Place | None = (-1, -math.inf)  # the key frame from which frames are sound; None: not met yet
-    for order, packet in enumerate(_packets(container, stream, reading)):
+    for order, packet in enumerate(packets):
         here = (order, _stamp(packet))
         if packet is not None:
             packet.opaque = order
