@@ -15,11 +15,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "holistic"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 
 import pretrain_encoders as recipe
-from make_holistic_tiny import tiny_language
+from make_holistic_tiny import copy_tower, tiny_config, tiny_language
 from spoken_facts import CENTRAL
+from transformers import BlipVisionModel
 
 from qsave_reward.holistic.configuration import HolisticConfig
-from qsave_reward.holistic.views import make_views
+from qsave_reward.holistic.scorer import load_holistic
+from qsave_reward.holistic.views import make_views, normalise
+from qsave_reward.processor import normalize, patchify
 from qsave_reward.video import Clip
 from qsave_reward.world import LABELS, WorldConfig, render_plan, world_plan
 from qsave_reward.world.scene import COLORS
@@ -98,12 +101,27 @@ def test_patches_are_asked_for_the_object_that_is_in_them():
         item = render_plan(plan)
         frames = make_views(Clip(item.frames, item.times, 2.0), config).frames.float()
         patches = frames.unfold(2, 8, 8).unfold(3, 8, 8).flatten(4).permute(0, 2, 3, 4, 1)
-        told = recipe.patch_targets(plan, config)["color"].view(8, 8, 8)
+        told = recipe.patch_targets(plan, config, torch.arange(8))["color"].view(8, 8, 8)
+        some = recipe.patch_targets(plan, config, torch.tensor([1, 2, 7]))["color"].view(3, 8, 8)
+        assert torch.equal(some, told[[1, 2, 7]])
         for shown, found in ((patches, there), (patches.roll(4, dims=0), elsewhere)):
             asked = told >= 0
             near = (shown[asked] - palette[told[asked]][:, None]).abs().amax(dim=-1) < 40
             found += (near.float().mean(dim=1) > 0.05).tolist()
     assert len(there) > 1000 and np.mean(there) > 0.8 > 0.6 > np.mean(elsewhere)
+
+
+def test_heads_begin_with_how_often_each_label_is_right(tmp_path):
+    model = small_base(tmp_path / "base") and load_holistic(tmp_path / "base", dtype=torch.float32)[0]
+    clips = recipe.Clips(64, model.config)
+    batch = torch.utils.data.default_collate([clips[index] for index in range(64)])
+    said = recipe.EncodersWithHeads(model)(**batch)
+    for branch in recipe.TOLD:
+        told = batch[f"told_{branch}"].double()
+        rate = torch.tensor([recipe.targets(world_plan("train", i, seed=1), branch) for i in range(500)])
+        rate = rate.double().mean(dim=0).clamp(1e-3, 1 - 1e-3)
+        entropy = -(told * rate.log() + (1 - told) * (1 - rate).log()).sum(dim=1).mean()
+        assert said[f"loss_{branch}"] == pytest.approx(entropy.item(), rel=0.02)
 
 
 def run(monkeypatch, base, output, *more):
@@ -131,6 +149,35 @@ def test_encoders_learn_and_a_killed_run_ends_with_the_same_weights(monkeypatch,
     (tmp_path / "out" / "model.safetensors").unlink()
     again = run(monkeypatch, base, tmp_path / "out")
     assert all(torch.equal(again[name], whole[name]) for name in whole)
+
+
+def test_its_semantic_branch_sees_patches_as_the_tower_of_the_other_scorer_does(tiny):
+    """Of a picture that stands still; what comes after the patches differs by the places of queries and keys."""
+    tower = tiny.model.model.visual
+    semantic = BlipVisionModel(tiny_config(tiny_language().config).vision_config)
+    copy_tower(semantic)
+    picture = torch.randint(
+        0, 256, (1, 3, 128, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    pair = picture.permute(0, 2, 3, 1).expand(2, -1, -1, -1).contiguous()
+    seen = []
+    tower.blocks[0].norm1.register_forward_pre_hook(lambda norm, arguments: seen.append(arguments[0]))
+    with torch.no_grad():
+        tower(normalize(patchify(pair, 16, 2)), grid_thw=torch.tensor([[1, 8, 8]]))
+        ours = semantic.embeddings(normalise(picture, 1, torch.float32))[0, 1:]
+        # The tower reads patches in groups of 2x2.
+        theirs = seen[0].view(4, 4, 2, 2, -1).transpose(1, 2).flatten(0, 3)
+        assert torch.allclose(ours, theirs, atol=1e-3) and ours.abs().mean() > 1
+        # With places that turn nothing the layers are the same, class token aside.
+        for block, layer in zip(tower.blocks, semantic.encoder.layers, strict=False):
+            states = torch.randn(1, 64, 192, generator=torch.Generator().manual_seed(1))
+            flat = (torch.ones(64, 32), torch.zeros(64, 32))
+            found = block(
+                states[0], cu_seqlens=torch.tensor([0, 64], dtype=torch.int32), position_embeddings=flat
+            )
+            assert torch.allclose(layer(states, attention_mask=None)[0], found, atol=1e-4)
+        last = semantic.encoder.layers[-1]
+        assert torch.equal(last(states, attention_mask=None), states)
 
 
 def test_its_language_model_is_that_of_the_other_scorer(tiny):

@@ -2,9 +2,10 @@
 
     python recipes/holistic/make_holistic_tiny.py --out outputs/holistic/base
 
-Where the full size starts from Vicuna, this one starts from the language model and the tokenizer of
-`qsave-tiny`, which know the prompts of the rendered world. The encoders are drawn at random, to be taught by
-`pretrain_encoders.py`. The result is a folder like that which `assemble.py` makes of public checkpoints.
+Where the full size starts from Vicuna and BLIP, this one starts from the language model and the tokenizer of
+`qsave-tiny`, which know the prompts of the rendered world, and from its vision tower, as far as a BLIP can hold
+it. The other encoders are drawn at random; `pretrain_encoders.py` teaches all three. The result is a folder like
+that which `assemble.py` makes of public checkpoints.
 """
 
 from __future__ import annotations
@@ -15,14 +16,27 @@ from pathlib import Path
 import torch
 from assemble import copy_weights
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, Qwen3ForCausalLM
+from torch.nn import functional
+from transformers import AutoConfig, AutoTokenizer, BlipVisionModel, PretrainedConfig, Qwen3ForCausalLM
 
 from qsave_reward.checkpoint import BUNDLED
+from qsave_reward.errors import ConfigError
 from qsave_reward.holistic.configuration import HolisticConfig
 from qsave_reward.holistic.network import HolisticModel
+from qsave_reward.holistic.views import MEAN, STD
 
 LANGUAGE = "model.language_model."
-"""Begins the names of the language model's weights in a Qwen3-VL."""
+TOWER = "model.visual."
+"""What the names of the weights of a Qwen3-VL's parts begin with."""
+
+GATHERING = 1
+"""Layers of the semantic branch above those of the tower: the class token reads there what patches found."""
+
+
+def weights_of(part: str) -> dict[str, torch.Tensor]:
+    """Float32 weights of one part of `qsave-tiny` by their names in it."""
+    weights = load_file(BUNDLED["tiny"] / "model.safetensors")
+    return {name.removeprefix(part): weight.float() for name, weight in weights.items() if part in name}
 
 
 def tiny_language() -> Qwen3ForCausalLM:
@@ -33,24 +47,69 @@ def tiny_language() -> Qwen3ForCausalLM:
     }
     config = AutoConfig.for_model(**fields | {"model_type": "qwen3"})
     language = Qwen3ForCausalLM(config)
-    weights = load_file(BUNDLED["tiny"] / "model.safetensors")
-    own = {name.removeprefix(LANGUAGE): weight for name, weight in weights.items() if LANGUAGE in name}
-    language.model.load_state_dict(own)
+    language.model.load_state_dict(weights_of(LANGUAGE))
     return language
 
 
+@torch.no_grad()
+def copy_tower(semantic: BlipVisionModel) -> None:
+    """The vision tower of `qsave-tiny` in a BLIP of its sizes and `GATHERING` layers more.
+
+    A patch that does not move looks to both alike, and so do its surroundings but for one thing: a BLIP does not
+    turn queries and keys by their places, so attention to neighbours has to be learned again. The layers above
+    begin as passages.
+    """
+    tower, side = weights_of(TOWER), semantic.config.image_size // semantic.config.patch_size
+    own = {}
+    for name, weight in tower.items():
+        if name.startswith("blocks."):
+            for theirs, ours in RENAMED.items():
+                name = name.replace(theirs, ours)
+            own[name] = weight
+    # Pixels come as (x - MEAN) / STD, to the tower as (x - 0.5) / 0.5.
+    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
+    filters = tower["patch_embed.proj.weight"].sum(dim=2) / 0.5
+    own["embeddings.patch_embedding.weight"] = filters * std
+    bias = tower["patch_embed.proj.bias"] + (filters * (mean - 0.5)).sum(dim=(1, 2, 3))
+    own["embeddings.patch_embedding.bias"] = bias
+    table = tower["pos_embed.weight"]
+    places = table.T.unflatten(1, (round(len(table) ** 0.5), -1))[None]
+    places = functional.interpolate(places, (side, side), mode="bilinear", align_corners=True)[0]
+    own["embeddings.position_embedding"] = torch.cat([torch.zeros(1, len(places)), places.flatten(1).T])[None]
+    found = semantic.load_state_dict(own, strict=False)
+    if found.unexpected_keys:
+        raise ConfigError(f"the tower of qsave-tiny has other layers than this BLIP: {found.unexpected_keys}")
+    for layer in semantic.encoder.layers[-GATHERING:]:
+        for last in (layer.self_attn.projection, layer.mlp.fc2):
+            last.weight.zero_()
+            last.bias.zero_()
+
+
+RENAMED = {
+    "blocks.": "encoder.layers.",
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+    "attn.qkv": "self_attn.qkv",
+    "attn.proj": "self_attn.projection",
+    "mlp.linear_fc": "mlp.fc",
+}
+
+
 def tiny_config(language: PretrainedConfig) -> HolisticConfig:
-    """Sizes for clips of the world."""
+    """Sizes for clips of the world; those of the semantic branch are the tower's of `qsave-tiny`."""
+    tower = AutoConfig.from_pretrained(BUNDLED["tiny"]).vision_config
     return HolisticConfig(
         text_config=language,
         vision_config={
-            "hidden_size": 192,
-            "intermediate_size": 576,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 6,
-            "image_size": 64,
-            "patch_size": 8,
-            "initializer_range": 0.06,
+            "hidden_size": tower.hidden_size,
+            "intermediate_size": tower.intermediate_size,
+            "num_hidden_layers": tower.depth + GATHERING,
+            "num_attention_heads": tower.num_heads,
+            "hidden_act": tower.hidden_act,
+            "layer_norm_eps": 1e-6,
+            "image_size": 8 * tower.patch_size,
+            "patch_size": tower.patch_size,
+            "initializer_range": tower.initializer_range,
         },
         motion_config={"width": 8, "fast_width": 12, "depths": [1, 2, 2, 1]},
         technical_config={"embed_dim": 40, "depths": [2, 2, 2], "heads": [2, 4, 8], "window": [4, 4, 4]},
@@ -77,6 +136,7 @@ def main() -> None:
     language = tiny_language()
     model = HolisticModel(tiny_config(language.config))
     copy_weights(model.language, language)
+    copy_tower(model.semantic)
     model.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
     print(f"{options.out}: {sum(weight.numel() for weight in model.parameters()):,} weights")

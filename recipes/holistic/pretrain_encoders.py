@@ -58,6 +58,8 @@ TOLD = {
 """What each branch tells of a clip."""
 PATCH_WEIGHT = 3.0
 """Of what patches tell."""
+LOOKED_AT = 3
+"""Frames of the semantic branch that a clip is learned from: they are much alike, and other clips teach more."""
 
 
 @dataclass
@@ -88,15 +90,22 @@ def targets(plan: WorldPlan, branch: str) -> list[float]:
     return [known.get(name, found.get(name, 0.0)) for name in TOLD[branch]]
 
 
-def patch_targets(plan: WorldPlan, config: HolisticConfig) -> dict[str, torch.Tensor]:
-    """`OBJECT_TARGETS` of the patches that the semantic branch sees: [frames * patches, ...]."""
+def base_rates(branch: str, clips: int = 500) -> torch.Tensor:
+    """In what share of the clips each of `TOLD` is there: float32 [labels], above 0 and below 1."""
+    plans = (world_plan("train", index, seed=1) for index in range(clips))
+    told = torch.tensor([targets(plan, branch) for plan in plans])
+    return (told.sum(dim=0) + 0.5) / (clips + 1)
+
+
+def patch_targets(plan: WorldPlan, config: HolisticConfig, frames: torch.Tensor) -> dict[str, torch.Tensor]:
+    """`OBJECT_TARGETS` of the patches of some frames of the semantic branch: [frames * patches, ...]."""
     vision, length = config.vision_config, plan.config.num_frames
     side = vision.image_size // vision.patch_size
-    pairs = token_targets(plan, [(side, side)] * (length // 2))
-    shown = torch.linspace(0, length - 1, config.clip_frames).round().long() // 2
-    return {
-        name: getattr(pairs, name).unflatten(0, (-1, side**2))[shown].flatten(0, 1) for name in OBJECT_TARGETS
-    }
+    pairs = (torch.linspace(0, length - 1, config.clip_frames).round().long() // 2)[frames].tolist()
+    asked = [side if pair in pairs else 1 for pair in range(length // 2)]
+    told, sizes = token_targets(plan, [(n, n) for n in asked]), [n * n for n in asked]
+    parts = {name: getattr(told, name).split(sizes) for name in OBJECT_TARGETS}
+    return {name: torch.cat([part[pair] for pair in pairs]) for name, part in parts.items()}
 
 
 class Clips(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
@@ -115,9 +124,12 @@ class Clips(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
         clip = read_clip(
             item.frames, Sampling(max_frames=self.config.motion_frames), times=item.times.tolist()
         )
-        views = make_views(clip, self.config, generator=torch.Generator().manual_seed(index))
+        generator = torch.Generator().manual_seed(index)
+        views = make_views(clip, self.config, generator=generator)
         told = {f"told_{branch}": torch.tensor(targets(plan, branch)) for branch in self.config.branches}
-        return {name: getattr(views, name) for name in VIEWS} | told | patch_targets(plan, self.config)
+        shown = {name: getattr(views, name) for name in VIEWS}
+        some = torch.randperm(len(views.frames), generator=generator)[:LOOKED_AT].sort().values
+        return shown | {"frames": views.frames[some]} | told | patch_targets(plan, self.config, some)
 
 
 class EncodersWithHeads(torch.nn.Module):
@@ -133,6 +145,10 @@ class EncodersWithHeads(torch.nn.Module):
         self.heads = torch.nn.ModuleDict(
             {branch: torch.nn.Linear(2 * width, len(TOLD[branch])) for branch in model.config.branches}
         )
+        for branch, head in self.heads.items():
+            # Most labels are rare, which a bias that begins at 0 learns in hundreds of steps, and little else.
+            torch.nn.init.zeros_(head.weight)
+            head.bias.data = base_rates(branch).logit()
         if "semantic" in parts:
             self.tell = ObjectHeads(model.config.vision_config.hidden_size)
             parts["semantic"].register_forward_hook(self._keep)
