@@ -16,8 +16,8 @@ _SLICES = range(1, 6)
 
 
 def length_bytes(stream: VideoStream) -> int:
-    """How many bytes tell the length of a unit in the stream's packets, as its avcC box says (ISO/IEC 14496-15,
-    5.3.3.1); 0 when it is not H.264 in that form."""
+    """How many bytes tell the length of a unit in the stream's packets, as its avcC box says (ISO/IEC
+    14496-15, 5.3.3.1); 0 when it is not H.264 in that form."""
     codec = stream.codec_context
     extra = codec.extradata or b""
     if codec.name != "h264" or len(extra) < 7 or extra[0] != 1:

@@ -2,10 +2,10 @@
 
     python recipes/holistic/make_holistic_tiny.py --out outputs/holistic/base
 
-Where the full size starts from Vicuna and BLIP, this one starts from the language model and the tokenizer of
-`qsave-tiny`, which know the prompts of the rendered world, and from its vision tower, as far as a BLIP can hold
-it. The other encoders are drawn at random; `pretrain_encoders.py` teaches all three. The result is a folder like
-that which `assemble.py` makes of public checkpoints.
+Where the full size starts from Vicuna and BLIP, this one starts from the language model and the tokenizer
+of `qsave-tiny`, which know the prompts of the rendered world, and from its vision tower, as far as a BLIP can
+hold it. The other encoders are drawn at random; `pretrain_encoders.py` teaches all three. The result is a
+folder like that which `assemble.py` makes of public checkpoints.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def tiny_language() -> Qwen3ForCausalLM:
 def copy_tower(semantic: BlipVisionModel) -> None:
     """The vision tower of `qsave-tiny` in a BLIP of its sizes and `GATHERING` layers more.
 
-    A patch that does not move looks to both alike, and so do its surroundings but for one thing: a BLIP does not
-    turn queries and keys by their places, so attention to neighbours has to be learned again. The layers above
-    begin as passages.
+    A patch that does not move looks to both alike, and so do its surroundings but for one thing: a BLIP does
+    not turn queries and keys by their places, so attention to neighbours has to be learned again. The layers
+    above begin as passages.
     """
     tower, side = weights_of(TOWER), semantic.config.image_size // semantic.config.patch_size
     own = {}

@@ -59,7 +59,7 @@ TOLD = {
 PATCH_WEIGHT = 3.0
 """Of what patches tell."""
 LOOKED_AT = 3
-"""Frames of the semantic branch that a clip is learned from: they are much alike, and other clips teach more."""
+"""Frames of the semantic branch that are learned from: they are much alike, and other clips teach more."""
 
 
 @dataclass
@@ -146,7 +146,7 @@ class EncodersWithHeads(torch.nn.Module):
             {branch: torch.nn.Linear(2 * width, len(TOLD[branch])) for branch in model.config.branches}
         )
         for branch, head in self.heads.items():
-            # Most labels are rare, which a bias that begins at 0 learns in hundreds of steps, and little else.
+            # Most labels are rare; a bias that begins at 0 learns that in hundreds of steps, and little else.
             torch.nn.init.zeros_(head.weight)
             head.bias.data = base_rates(branch).logit()
         if "semantic" in parts:
