@@ -104,6 +104,18 @@ def test_shapes_recur_up_to_each_reading() -> None:
     assert contents[:10] != contents[10:20]
 
 
+@pytest.mark.skipif(resident.allocated_mb() is None, reason="needs glibc 2.33")
+def test_what_is_held_is_told_apart_from_what_is_kept_for_later(one_clip) -> None:
+    before = resident.allocated_mb()
+    block = np.ones(100_000_000, dtype=np.uint8)
+    assert resident.allocated_mb() - before == pytest.approx(100, abs=5)
+    del block
+    assert resident.allocated_mb() - before == pytest.approx(0, abs=5)
+    kept = bench_memory(Leaking(60), clips=60, every=20).allocated
+    assert kept.growth_mb > 10 and not kept.flat
+    assert bench_memory(Steady(), clips=60, every=20).allocated.growth_mb < 1
+
+
 @linux
 def test_a_leak_is_not_flat(one_clip) -> None:
     found = bench_memory(Leaking(60), clips=60, every=20)

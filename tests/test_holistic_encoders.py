@@ -152,7 +152,7 @@ def test_encoders_learn_and_a_killed_run_ends_with_the_same_weights(monkeypatch,
 
 
 def test_its_semantic_branch_sees_patches_as_the_tower_of_the_other_scorer_does(tiny):
-    """Of a picture that stands still; what comes after the patches differs by the places of queries and keys."""
+    """Of a picture that stands still; later the places of queries and keys make a difference."""
     tower = tiny.model.model.visual
     semantic = BlipVisionModel(tiny_config(tiny_language().config).vision_config)
     copy_tower(semantic)

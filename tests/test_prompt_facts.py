@@ -15,14 +15,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 
 import prompt_facts
 from prompt_facts import KINDS, Listener, spoken_labels
-from spoken_facts import LAYERS, prompt_labels, word_ids
+from spoken_facts import LAYERS, WORDS, prompt_labels, word_ids
 from token_targets import NOTHING
 
 from qsave_reward.checkpoint import BUNDLED
 from qsave_reward.errors import ConfigError
 from qsave_reward.holistic.network import HolisticModel
-from qsave_reward.holistic.text import compose
+from qsave_reward.holistic.text import SLOTS, compose
 from qsave_reward.world import world_plan
+from qsave_reward.world.raters import latent_quality
 
 # By its path: another recipe has a train.py too.
 SPEC = importlib.util.spec_from_file_location(
@@ -53,9 +54,12 @@ def test_facts_stand_at_the_end_of_the_words_that_they_are_about():
         plan = world_plan("train", index)
         prompt = f"  {plan.prompt}. "  # shown without either
         reading = compose(TOKENIZER, config, prompt)
-        assert prompt_facts.prompt_facts(plan, prompt, reading, TOKENIZER) == []  # not the clip's own
+        of_branches = prompt_facts.prompt_facts(plan, prompt, reading, TOKENIZER)  # not the clip's own
         reading = compose(TOKENIZER, config, plan.prompt)
         facts = prompt_facts.prompt_facts(plan, plan.prompt, reading, TOKENIZER)
+        assert facts[:6] == of_branches and len(of_branches) == 6
+        asked |= {kind for kind, _, _ in of_branches}
+        facts = facts[6:]
         labels = prompt_labels(plan, plan.prompt)
         assert [(kind, label) for kind, _, label in facts] == [(kind, label) for kind, _, label in labels]
         text_from = max(i for i, token in enumerate(reading.ids) if token < 0) + 1
@@ -64,6 +68,29 @@ def test_facts_stand_at_the_end_of_the_words_that_they_are_about():
             assert read.endswith(plan.prompt[: last + 1])
             asked.add(kind)
     assert asked == set(KINDS)
+
+
+def test_the_last_token_of_a_branch_says_what_is_wrong():
+    config, met = small_config(), set()
+    for index in range(200):
+        plan = world_plan("train", index)
+        reading = compose(TOKENIZER, config, "Something else.")
+        facts = prompt_facts.prompt_facts(plan, "Something else.", reading, TOKENIZER)
+        for branch, dimension in (("motion", "dynamic_quality"), ("technical", "visual_quality")):
+            last = len(reading.ids) - 1 - reading.ids[::-1].index(SLOTS[branch])
+            said = {kind: (place, label) for kind, place, label in facts if kind.startswith(dimension)}
+            assert {place for place, _ in said.values()} == {last}
+            labels = {d.label: d for d in plan.defects if d.dimension == dimension}
+            first, second = (WORDS[kind][said[kind][1]] for kind in said if not kind.endswith("level"))
+            level = said[f"{dimension}_level"][1] + 1
+            met.add(len(labels))
+            assert {first, second} - {"no"} <= set(labels) and (first == "no") == (not labels)
+            assert (second == "no") == (len(labels) < 2)
+            if len(labels) == 1:
+                quality = latent_quality([labels[first]], plan.config.num_frames / plan.config.fps)[dimension]
+                assert abs(level - quality) <= 0.5
+            assert labels or level == 5
+    assert {0, 1, 2} <= met
 
 
 def test_each_label_has_its_place():

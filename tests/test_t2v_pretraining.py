@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "text_to_video"))
 
 import pretrain_tiny
-from kernel_muon import KernelMuon, Muon, optimizers_for
+from kernel_muon import Muon, optimizers_for
 from pipelines import load_pipeline
 from tiny_pipeline import TEXT_LENGTH, build_pipeline, build_tokenizer
 from world_prompts import HEIGHT, NUM_FRAMES, WIDTH, object_frames, object_plans, object_prompts
@@ -60,7 +60,7 @@ def test_prompts_are_of_one_object_of_the_split_before_a_plain_background():
     assert frames.shape == (NUM_FRAMES, HEIGHT, WIDTH, 3) and frames.std() > 1
 
 
-def test_kernel_muon_steps_a_matrix_as_muon_does_and_a_kernel_as_its_matrix(monkeypatch):
+def test_muon_steps_a_matrix_as_muon_does_and_a_kernel_as_its_matrix(monkeypatch):
     # In bfloat16, as torch's own Muon does everywhere.
     monkeypatch.setattr(sys.modules[Muon.__module__], "slow_bfloat16", lambda device: False)
     torch.manual_seed(0)
@@ -69,7 +69,7 @@ def test_kernel_muon_steps_a_matrix_as_muon_does_and_a_kernel_as_its_matrix(monk
     own = {name: torch.nn.Parameter(values.reshape(shape).clone()) for name, shape in shapes.items()}
     reference = torch.nn.Parameter(values.clone())
     stock = torch.optim.Muon([reference], lr=0.1, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-    muon = KernelMuon(own.values(), lr=0.1)
+    muon = Muon(own.values(), lr=0.1)
     for _ in range(3):
         reference.grad = gradient.clone()
         for weight in own.values():

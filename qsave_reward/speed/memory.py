@@ -13,7 +13,7 @@ from qsave_reward.checkpoint_scorer import CheckpointScorer
 from qsave_reward.errors import ConfigError
 from qsave_reward.speed.cost import peak_mb
 from qsave_reward.speed.mixture import mixed
-from qsave_reward.speed.resident import resident_mb
+from qsave_reward.speed.resident import allocated_mb, resident_mb
 from qsave_reward.speed.timing import machine
 
 TOLERANCE_PERCENT = 5.0
@@ -61,6 +61,8 @@ class MemoryBench:
     Attributes:
         flat: whether memory of every kind is.
         resident: of this process.
+        allocated: what the process holds of that between batches, without free pieces (`allocated_mb`);
+            `None` where malloc does not tell.
         cuda: what torch had allocated on the device; `None` elsewhere.
         tolerance_percent: `TOLERANCE_PERCENT`.
         clips: how many were scored.
@@ -71,6 +73,7 @@ class MemoryBench:
 
     flat: bool
     resident: Growth
+    allocated: Growth | None
     cuda: Growth | None
     tolerance_percent: float
     clips: int
@@ -125,6 +128,7 @@ def bench_memory(
     return MemoryBench(
         flat=all(one.flat for one in grown.values()),
         resident=grown["resident"],
+        allocated=grown.get("allocated"),
         cuda=grown.get("cuda"),
         tolerance_percent=TOLERANCE_PERCENT,
         clips=clips,
@@ -163,14 +167,19 @@ def _score(
             score()
 
     peaks["resident"] = peak_mb(torch.device("cpu"), on_device)
-    return {kind: _known(value) for kind, value in peaks.items()}
+    return {kind: _known(value) for kind, value in peaks.items()} | _allocated()
 
 
 def _memory_now(device: torch.device) -> dict[str, float]:
-    now = {"resident": _known(resident_mb())}
+    now = {"resident": _known(resident_mb())} | _allocated()
     if device.type == "cuda":
         now["cuda"] = torch.cuda.memory_allocated(device) / 1e6
     return now
+
+
+def _allocated() -> dict[str, float]:
+    value = allocated_mb()
+    return {} if value is None else {"allocated": value}
 
 
 def _known(value: float | None) -> float:

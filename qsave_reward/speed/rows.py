@@ -58,7 +58,7 @@ def drift_rows(found: dict[str, Any]) -> Rows:
 def memory_rows(found: dict[str, Any]) -> Rows:
     """Rows of a `MemoryBench`."""
     rows = [("flat", f"{str(found['flat']).lower()} (peak within {found['tolerance_percent']:g} %)")]
-    for kind in ("resident", "cuda"):
+    for kind in ("resident", "allocated", "cuda"):
         if (one := found[kind]) is None:
             continue
         rows.append((f"{kind}.growth", f"{one['growth_mb']:.1f} MB, {one['growth_percent']:.2f} %"))

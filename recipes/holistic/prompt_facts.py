@@ -1,7 +1,8 @@
-"""Words of the prompt say what they are told of a clip: dense labels for the language model.
+"""Tokens say what they are told of a clip: dense labels for the language model and, through it, the encoders.
 
-A score says once per clip that something of the prompt is wrong, the words say what (`spoken_facts.py`, of
-which these are the kinds that stand in the prompt, in the same layers). No weight is added.
+A score says once per clip that something is wrong. Words of the prompt say what of the prompt, the last token
+of the motion branch which defects the motion has, and that of the technical branch which the picture has
+(`spoken_facts.py`, whose kinds these are, in the same layers). No weight is added.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ import torch
 
 sys.path.append(str(Path(__file__).parent.parent / "reward"))
 
-from spoken_facts import LAYERS, prompt_labels, spoken_loss
+from spoken_facts import LAYERS, prompt_labels, spoken_loss, worst_defects
 from token_targets import NOTHING
 
 from qsave_reward.errors import ConfigError
-from qsave_reward.holistic.text import QUESTION, READ_OUTS, Reading, shown_prompt
+from qsave_reward.holistic.text import QUESTION, READ_OUTS, SLOTS, Reading, shown_prompt
 from qsave_reward.world import WorldPlan
 
 KINDS = ("verb", "shape", "color", "count", "across", "height", "relation", "stated", "word_level")
 KINDS += ("relation_level",)
+TOLD_BY = {"motion": "dynamic_quality", "technical": "visual_quality"}
+"""The branches whose tokens say what is wrong in a dimension."""
+KINDS += tuple(f"{name}_{what}" for name in TOLD_BY.values() for what in ("defect", "level", "second"))
 
 
 def prompt_facts(
@@ -32,7 +36,7 @@ def prompt_facts(
     """What tokens of a text are to say: kind, position in `reading.ids`, index into `WORDS[kind]`.
 
     Args:
-        plan: of the clip; nothing is asked where it has another prompt.
+        plan: of the clip; words are asked nothing where it has another prompt.
         prompt: which the text shows.
         reading: as `compose` gives it.
     """
@@ -41,6 +45,13 @@ def prompt_facts(
     after = sum(len(tokenizer(text, add_special_tokens=False).input_ids) for text in READ_OUTS)
     start = len(reading.ids) - after - len(spans)
     found = []
+    for branch, dimension in TOLD_BY.items():
+        places = [place for place, token in enumerate(reading.ids) if token == SLOTS[branch]]
+        if places:  # a branch may be left out
+            for what, label in zip(
+                ("defect", "level", "second"), worst_defects(plan, dimension), strict=True
+            ):
+                found.append((f"{dimension}_{what}", places[-1], label))
     for kind, last, label in prompt_labels(plan, prompt):
         character = piece.index(prompt) + last
         token = next(k for k, (low, high) in enumerate(spans) if low <= character < high)

@@ -1,9 +1,10 @@
 """Muon for the matrices of a network, AdamW for all else, as one optimizer.
 
 Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) makes each update of a matrix near orthogonal,
-so that directions with small gradients learn as fast as those with large ones. Embeddings, norms, biases
-and the patch embedding stay with AdamW. Both take the same learning rate: Muon's updates are scaled to the
-size of AdamW's (Liu et al. 2025, arXiv 2502.16982, section 2.2).
+so that directions with small gradients learn as fast as those with large ones. The kernel of a convolution is
+a matrix, too, [out, in x height x ...]. Embeddings, norms, biases and what reads pixels stay with AdamW. Both
+take the same learning rate: Muon's updates are scaled to the size of AdamW's (Liu et al. 2025, arXiv
+2502.16982, section 2.2).
 """
 
 from __future__ import annotations
@@ -14,9 +15,21 @@ from typing import Any
 import torch
 from precision import slow_bfloat16
 
+NEWTON_SCHULZ, STEPS = (3.4445, -4.775, 2.0315), 5
+"""Coefficients and number of iterations, as in `torch.optim.Muon`."""
 
-class Muon(torch.optim.Muon):
-    """`torch.optim.Muon` scaled to AdamW's updates, in float32 on a device that imitates bfloat16."""
+PIXEL_CHANNELS = 3
+"""Inputs of a convolution that reads pixels."""
+
+
+class Muon(torch.optim.Optimizer):
+    """`torch.optim.Muon` scaled to AdamW's updates, in float32 on a device that imitates bfloat16. It takes
+    weights with more than two axes as well, as matrices [first axis, all others]."""
+
+    def __init__(
+        self, params: Any, *, lr: float = 1e-3, weight_decay: float = 0.0, momentum: float = 0.95
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -30,21 +43,25 @@ class Muon(torch.optim.Muon):
                     state["momentum_buffer"] = torch.zeros_like(weight.grad)
                 momentum = state["momentum_buffer"].lerp_(weight.grad, 1 - inertia)
                 dtype = torch.float32 if slow_bfloat16(weight.device) else torch.bfloat16
-                update = near_orthogonal(
-                    weight.grad.lerp(momentum, inertia).to(dtype), group["ns_coefficients"], group["ns_steps"]
-                )
+                matrix = weight.grad.lerp(momentum, inertia).flatten(1).to(dtype)
+                update = near_orthogonal(matrix)
                 weight.mul_(1 - rate * group["weight_decay"])
-                weight.add_(update, alpha=-rate * 0.2 * max(weight.shape) ** 0.5)
+                size = 0.2 * max(matrix.shape) ** 0.5
+                weight.add_(update.view_as(weight), alpha=-rate * size)
 
 
-def near_orthogonal(
-    matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int
-) -> torch.Tensor:
+def _mixes_features(module: torch.nn.Module) -> bool:
+    """Whether a layer is a convolution of more than pixels."""
+    kinds = torch.nn.Conv1d | torch.nn.Conv2d | torch.nn.Conv3d
+    return isinstance(module, kinds) and module.in_channels > PIXEL_CHANNELS
+
+
+def near_orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     """The matrix with singular values of about 1 (0.7 to 1.2), by Newton-Schulz iterations in its dtype."""
-    a, b, c = coefficients
+    a, b, c = NEWTON_SCHULZ
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = x / x.norm().clamp(min=1e-7)
-    for _ in range(steps):
+    for _ in range(STEPS):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.T if matrix.shape[0] > matrix.shape[1] else x
@@ -67,12 +84,13 @@ class MuonWithAdamW(torch.optim.Optimizer):
     ) -> None:
         """`vision_share`: learning rate of the weights under a module called `visual`, as a share of `lr`."""
         tables = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+        kernels = {id(module.weight) for module in model.modules() if _mixes_features(module)}
         muon: list[dict[str, Any]] = []
         adamw: list[dict[str, Any]] = []
         trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         for seeing in (False, True):
             part = [p for name, p in trained if ("visual." in name) is seeing]
-            matrices = [p for p in part if p.ndim == 2 and id(p) not in tables]
+            matrices = [p for p in part if id(p) in kernels or (p.ndim == 2 and id(p) not in tables)]
             chosen = {id(p) for p in matrices}
             others = [p for p in part if id(p) not in chosen]
             rate = lr * (vision_share if seeing else 1.0)

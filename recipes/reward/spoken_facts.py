@@ -31,7 +31,7 @@ from token_targets import NOTHING, VISIBLE, token_targets
 
 from qsave_reward.errors import ConfigError
 from qsave_reward.supervision import SFTCollator
-from qsave_reward.types import LEVELS
+from qsave_reward.types import LEVELS, Defect
 from qsave_reward.world import LABELS, WorldPlan
 from qsave_reward.world.phrasing import VERBS, noun_phrase
 from qsave_reward.world.raters import latent_quality
@@ -235,7 +235,7 @@ def defect_labels(plan: WorldPlan, times: Sequence[float], dimension: str) -> li
         dimension: a key of `DEFECTS`.
     """
     duration = plan.config.num_frames / plan.config.fps
-    left = {d: latent_quality([d], duration)[dimension] for d in plan.defects if d.dimension == dimension}
+    left = _qualities_left(plan, dimension)
     spans = {d: (d.start or 0.0, duration if d.end is None else d.end) for d in left}
     labels = []
     for k, time in enumerate(times):
@@ -245,6 +245,21 @@ def defect_labels(plan: WorldPlan, times: Sequence[float], dimension: str) -> li
         seen = here and after > spans[here[0]][1]
         labels.append((first, round(left[here[0]]) - 1 if seen else NOTHING, second))
     return labels
+
+
+def worst_defects(plan: WorldPlan, dimension: str) -> tuple[int, int, int]:
+    """The same for the whole clip: the worst defect, the level that it leaves (of a clip without one, the
+    best), and the second worst."""
+    left = _qualities_left(plan, dimension)
+    ordered = sorted(left, key=left.__getitem__)
+    first, second = [*(DEFECTS[dimension].index(defect.label) for defect in ordered), 0, 0][:2]
+    return first, round(left[ordered[0]] if ordered else len(LEVELS)) - 1, second
+
+
+def _qualities_left(plan: WorldPlan, dimension: str) -> dict[Defect, float]:
+    """The true quality that each defect of a dimension alone leaves."""
+    duration = plan.config.num_frames / plan.config.fps
+    return {d: latent_quality([d], duration)[dimension] for d in plan.defects if d.dimension == dimension}
 
 
 class SpokenCollator(SFTCollator):
