@@ -45,5 +45,6 @@ t2v-tiny: $(STAMP)
 HOLISTIC := recipes/holistic
 holistic-tiny: $(STAMP)
 	$(VENV)/bin/python $(HOLISTIC)/make_holistic_tiny.py --out outputs/holistic/base
+	$(VENV)/bin/python $(HOLISTIC)/pretrain_encoders.py --config configs/holistic/tiny_encoders.yaml
 	$(VENV)/bin/python $(HOLISTIC)/train.py --config configs/holistic/tiny.yaml
 	$(VENV)/bin/qsave eval --model outputs/holistic/tiny --data world:test --limit 1000
