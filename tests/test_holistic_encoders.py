@@ -15,11 +15,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "holistic"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 
 import pretrain_encoders as recipe
-from make_holistic_tiny import copy_tower, tiny_config, tiny_language
+from make_holistic_tiny import copy_tower, tiny_config, tiny_language, watch_changes
 from spoken_facts import CENTRAL
 from transformers import BlipVisionModel
 
 from qsave_reward.holistic.configuration import HolisticConfig
+from qsave_reward.holistic.network import HolisticModel
 from qsave_reward.holistic.scorer import load_holistic
 from qsave_reward.holistic.views import make_views, normalise
 from qsave_reward.processor import normalize, patchify
@@ -178,6 +179,22 @@ def test_its_semantic_branch_sees_patches_as_the_tower_of_the_other_scorer_does(
             assert torch.allclose(layer(states, attention_mask=None)[0], found, atol=1e-4)
         last = semantic.encoder.layers[-1]
         assert torch.equal(last(states, attention_mask=None), states)
+
+
+def test_every_second_filter_of_the_motion_branch_sees_change_only():
+    motion = HolisticModel(tiny_config(tiny_language().config)).motion
+    stem = motion.get_submodule("blocks.0.multipathway_blocks.1.conv")
+    before = stem.weight.detach().clone()
+    watch_changes(motion, torch.Generator().manual_seed(0))
+    assert torch.equal(stem.weight[::2], before[::2])
+    assert torch.allclose(stem.weight.flatten(1).norm(dim=1), before.flatten(1).norm(dim=1))
+    picture = torch.randn(1, 3, 1, 64, 64, generator=torch.Generator().manual_seed(1))
+    clip = picture.repeat(1, 1, 16, 1, 1)
+    clip[:, :, 8:] += torch.randn(1, 3, 1, 64, 64, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        seen = stem(clip)[0, :, 2:-2].abs().amax(dim=(2, 3))  # the ends are filled up with black
+    still = seen[:, [time for time in range(12) if time != 6]]
+    assert still[1::2].max() < 1e-4 and seen[1::2, 6].min() > 0.1 and still[::2].min() > 0.1
 
 
 def test_its_language_model_is_that_of_the_other_scorer(tiny):

@@ -23,6 +23,7 @@ from qsave_reward.checkpoint import BUNDLED
 from qsave_reward.errors import ConfigError
 from qsave_reward.holistic.configuration import HolisticConfig
 from qsave_reward.holistic.network import HolisticModel
+from qsave_reward.holistic.slowfast_network import SlowFastEncoder
 from qsave_reward.holistic.views import MEAN, STD
 
 LANGUAGE = "model.language_model."
@@ -95,6 +96,23 @@ RENAMED = {
 }
 
 
+@torch.no_grad()
+def watch_changes(motion: SlowFastEncoder, generator: torch.Generator | None = None) -> None:
+    """Every second filter of the fast pathway's stem becomes the difference of two neighbouring frames through
+    a soft window of some color: a filter drawn at random sees change only mixed with all that stays."""
+    filters = motion.get_submodule("blocks.0.multipathway_blocks.1.conv").weight
+    _, _, length, side, _ = filters.shape
+    place = torch.arange(side) - (side - 1) / 2
+    for k in range(1, len(filters), 2):
+        width = 0.7 + 0.4 * k / len(filters) * side / 2
+        window = torch.exp(-(place**2) / (2 * width**2))
+        color = torch.randn(3, generator=generator)
+        time = torch.zeros(length)
+        time[length // 2], time[length // 2 - 1] = 1.0, -1.0
+        change = torch.einsum("c,t,y,x->ctyx", color, time, window, window)
+        filters[k] = change * filters[k].norm() / change.norm()
+
+
 def tiny_config(language: PretrainedConfig) -> HolisticConfig:
     """Sizes for clips of the world; those of the semantic branch are the tower's of `qsave-tiny`."""
     tower = AutoConfig.from_pretrained(BUNDLED["tiny"]).vision_config
@@ -137,6 +155,7 @@ def main() -> None:
     model = HolisticModel(tiny_config(language.config))
     copy_weights(model.language, language)
     copy_tower(model.semantic)
+    watch_changes(model.motion)
     model.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
     print(f"{options.out}: {sum(weight.numel() for weight in model.parameters()):,} weights")
