@@ -98,8 +98,8 @@ RENAMED = {
 
 @torch.no_grad()
 def watch_changes(motion: SlowFastEncoder, generator: torch.Generator | None = None) -> None:
-    """Every second filter of the fast pathway's stem becomes the difference of two neighbouring frames through
-    a soft window of some color: a filter drawn at random sees change only mixed with all that stays."""
+    """Every second filter of the fast pathway's stem becomes the difference of two neighbouring frames
+    through a soft window of some color: one drawn at random sees change only mixed with all that stays."""
     filters = motion.get_submodule("blocks.0.multipathway_blocks.1.conv").weight
     _, _, length, side, _ = filters.shape
     place = torch.arange(side) - (side - 1) / 2
