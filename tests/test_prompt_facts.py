@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ from qsave_reward.errors import ConfigError
 from qsave_reward.holistic.network import HolisticModel
 from qsave_reward.holistic.text import SLOTS, compose
 from qsave_reward.world import world_plan
+from qsave_reward.world.phrasing import noun_phrase
 from qsave_reward.world.raters import latent_quality
+from qsave_reward.world.scene import COUNT_WORDS
 
 # By its path: another recipe has a train.py too.
 SPEC = importlib.util.spec_from_file_location(
@@ -54,7 +57,7 @@ def test_facts_stand_at_the_end_of_the_words_that_they_are_about():
         plan = world_plan("train", index)
         prompt = f"  {plan.prompt}. "  # shown without either
         reading = compose(TOKENIZER, config, prompt)
-        of_branches = prompt_facts.prompt_facts(plan, prompt, reading, TOKENIZER)  # not the clip's own
+        of_branches = prompt_facts.prompt_facts(plan, prompt, reading, TOKENIZER)[:6]
         reading = compose(TOKENIZER, config, plan.prompt)
         facts = prompt_facts.prompt_facts(plan, plan.prompt, reading, TOKENIZER)
         assert facts[:6] == of_branches and len(of_branches) == 6
@@ -68,6 +71,35 @@ def test_facts_stand_at_the_end_of_the_words_that_they_are_about():
             assert read.endswith(plan.prompt[: last + 1])
             asked.add(kind)
     assert asked == set(KINDS)
+
+
+def test_nouns_of_a_strange_prompt_say_what_has_their_color():
+    config, met = small_config(), Counter()
+    plans = [world_plan("train", index) for index in range(120)]
+    for plan, other in zip(plans, plans[1:], strict=False):
+        if plan.prompt == other.prompt:
+            continue
+        reading = compose(TOKENIZER, config, other.prompt)
+        facts = prompt_facts.prompt_facts(plan, other.prompt, reading, TOKENIZER)[6:]
+        by_place = {}
+        for kind, place, label in facts:
+            by_place.setdefault(place, {})[kind] = WORDS[kind][label]
+        for place, said in by_place.items():
+            text = TOKENIZER.decode(reading.ids[max(0, place - 12) : place + 1])
+            group = next(
+                g for g in other.scene.groups if text.endswith(f"{g.color} {noun_phrase(g).split()[-1]}")
+            )
+            there = [g for g in plan.shown.groups if g.color == group.color]
+            if said["count"] == "no":
+                assert not there and said == {"count": "no", "word_level": "bad"}
+                assert group.shape not in {g.shape for g in plan.shown.groups}
+                met["no"] += 1
+                continue
+            (there,) = there
+            assert (said["shape"], said["color"]) == (there.shape, there.color)
+            assert said["count"] == COUNT_WORDS[there.count]
+            met["other shape"] += there.shape != group.shape
+    assert met["no"] > 20 and met["other shape"] > 10
 
 
 def test_the_last_token_of_a_branch_says_what_is_wrong():

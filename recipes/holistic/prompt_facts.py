@@ -7,6 +7,7 @@ of the motion branch which defects the motion has, and that of the technical bra
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,15 +17,19 @@ import torch
 
 sys.path.append(str(Path(__file__).parent.parent / "reward"))
 
-from spoken_facts import LAYERS, prompt_labels, spoken_loss, worst_defects
+from spoken_facts import CENTRAL, LAYERS, WORDS, off_center, prompt_labels, spoken_loss, worst_defects
 from token_targets import NOTHING
 
 from qsave_reward.errors import ConfigError
 from qsave_reward.holistic.text import QUESTION, READ_OUTS, SLOTS, Reading, shown_prompt
 from qsave_reward.world import WorldPlan
+from qsave_reward.world.scene import COLORS, SHAPES
+from qsave_reward.world.stream import plan_tracks
 
 KINDS = ("verb", "shape", "color", "count", "across", "height", "relation", "stated", "word_level")
 KINDS += ("relation_level",)
+SHAPE_OF = {form: shape for shape in SHAPES for form in (shape, shape + ("es" if shape[-1] == "s" else "s"))}
+NOUN = re.compile(rf"\b(?P<color>{'|'.join(COLORS)}) (?P<noun>{'|'.join(SHAPE_OF)})\b")
 TOLD_BY = {"motion": "dynamic_quality", "technical": "visual_quality"}
 """The branches whose tokens say what is wrong in a dimension."""
 KINDS += tuple(f"{name}_{what}" for name in TOLD_BY.values() for what in ("defect", "level", "second"))
@@ -36,7 +41,7 @@ def prompt_facts(
     """What tokens of a text are to say: kind, position in `reading.ids`, index into `WORDS[kind]`.
 
     Args:
-        plan: of the clip; words are asked nothing where it has another prompt.
+        plan: of the clip.
         prompt: which the text shows.
         reading: as `compose` gives it.
     """
@@ -52,11 +57,36 @@ def prompt_facts(
                 ("defect", "level", "second"), worst_defects(plan, dimension), strict=True
             ):
                 found.append((f"{dimension}_{what}", places[-1], label))
-    for kind, last, label in prompt_labels(plan, prompt):
-        character = piece.index(prompt) + last
+    labels = prompt_labels(plan, prompt) if prompt == plan.prompt else strange_labels(plan, prompt)
+    for kind, last, label in labels:
+        character = piece.index(prompt.strip().rstrip(".")) + last
         token = next(k for k, (low, high) in enumerate(spans) if low <= character < high)
         found.append((kind, start + token, label))
     return found
+
+
+def strange_labels(plan: WorldPlan, prompt: str) -> list[tuple[str, int, int]]:
+    """What nouns of another clip's prompt are to say, in the form of `prompt_labels`.
+
+    Objects of the noun's color say their shape, number and place; where there are none and none of its
+    shape, the noun says so. Of words of a clip's own prompt nearly all are right: repeating would nearly do.
+    """
+    labels = []
+    for found in NOUN.finditer(prompt.strip().rstrip(".")):
+        color, shape, end = found["color"], SHAPE_OF[found["noun"]], found.end() - 1
+        groups = [group for group in plan.shown.groups if group.color == color]
+        if not groups and all(group.shape != shape for group in plan.shown.groups):
+            labels += [("count", end, 0), ("word_level", end, 0)]
+        if len(groups) == 1:
+            (group,) = groups
+            labels.append(("shape", end, SHAPES.index(group.shape)))
+            labels.append(("color", end, WORDS["color"].index(color)))
+            labels.append(("count", end, group.count))
+            offset = off_center(plan, [track for owner, track in plan_tracks(plan) if owner == group])
+            for kind, at in zip(("across", "height"), offset, strict=True):
+                if abs(at) > CENTRAL:
+                    labels.append((kind, end, int(at > 0)))
+    return labels
 
 
 def spoken_labels(rows: Sequence[Sequence[tuple[str, int, int]]], length: int) -> dict[str, torch.Tensor]:
