@@ -169,10 +169,10 @@ def test_control_tokens_in_a_prompt_are_defused():
     ],
 )
 def test_endless_answers_are_refused_at_once(text):
-    started = time.perf_counter()
+    started = time.thread_time()  # not the clock: the machine may be busy with something else
     with pytest.raises(AnswerError):
         parse_report(text)
-    assert time.perf_counter() - started < 1  # minutes, where the time grows with the square of the length
+    assert time.thread_time() - started < 1  # minutes, where the time grows with the square of the length
 
 
 def test_the_description_is_what_comes_before_the_defects():
