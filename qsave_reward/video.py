@@ -42,7 +42,8 @@ class Clip:
         frames: uint8 [T, H, W, 3], RGB, T >= 1, sides of at least `MIN_SIDE` pixels.
         times: float64 [T], seconds from the first frame of the source, strictly increasing.
         duration: seconds of the whole source: the time of its last frame plus one frame interval.
-        warnings: what limits the trust in these frames, in plain words.
+        warnings: what limits the trust in these frames, in plain words. Damage in frames that are neither
+            kept nor needed for kept ones is not looked for.
     """
 
     frames: NDArray[np.uint8]

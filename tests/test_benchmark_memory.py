@@ -14,10 +14,10 @@ from fake_model import FakeModel
 from qsave_reward import command_options
 from qsave_reward.errors import ConfigError
 from qsave_reward.model import RewardModel
-from qsave_reward.speed import memory, resident
+from qsave_reward.speed import memory, process_memory
 from qsave_reward.speed.memory import Reading, bench_memory, growth
 from qsave_reward.speed.mixture import mixed
-from qsave_reward.speed.resident import resident_mb
+from qsave_reward.speed.process_memory import resident_mb
 from qsave_reward.speed.workload import Workload
 from qsave_reward.video import Clip
 
@@ -104,13 +104,13 @@ def test_shapes_recur_up_to_each_reading() -> None:
     assert contents[:10] != contents[10:20]
 
 
-@pytest.mark.skipif(resident.allocated_mb() is None, reason="needs glibc 2.33")
+@pytest.mark.skipif(process_memory.allocated_mb() is None, reason="needs glibc 2.33")
 def test_what_is_held_is_told_apart_from_what_is_kept_for_later(one_clip) -> None:
-    before = resident.allocated_mb()
+    before = process_memory.allocated_mb()
     block = np.ones(100_000_000, dtype=np.uint8)
-    assert resident.allocated_mb() - before == pytest.approx(100, abs=5)
+    assert process_memory.allocated_mb() - before == pytest.approx(100, abs=5)
     del block
-    assert resident.allocated_mb() - before == pytest.approx(0, abs=5)
+    assert process_memory.allocated_mb() - before == pytest.approx(0, abs=5)
     kept = bench_memory(Leaking(60), clips=60, every=20).allocated
     assert kept.growth_mb > 10 and not kept.flat
     assert bench_memory(Steady(), clips=60, every=20).allocated.growth_mb < 1
@@ -182,7 +182,7 @@ def test_clips_for_one_reading_only(clips, every) -> None:
 
 
 def test_a_system_that_does_not_tell(monkeypatch) -> None:
-    monkeypatch.setattr(resident, "Path", lambda _: SimpleNamespace(read_text=_missing))
+    monkeypatch.setattr(process_memory, "Path", lambda _: SimpleNamespace(read_text=_missing))
     assert resident_mb() is None
     with pytest.raises(ConfigError, match="run this on Linux"):
         bench_memory(Steady(), clips=2, every=1)

@@ -113,7 +113,7 @@ def test_patches_are_asked_for_the_object_that_is_in_them():
 
 
 def test_heads_begin_with_how_often_each_label_is_right(tmp_path):
-    model = small_base(tmp_path / "base") and load_holistic(tmp_path / "base", dtype=torch.float32)[0]
+    model, _ = load_holistic(small_base(tmp_path / "base"), dtype=torch.float32)
     clips = recipe.Clips(64, model.config)
     batch = torch.utils.data.default_collate([clips[index] for index in range(64)])
     said = recipe.EncodersWithHeads(model)(**batch)

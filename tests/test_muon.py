@@ -50,6 +50,26 @@ def test_matrices_go_to_muon_and_all_else_to_adamw_and_frozen_weights_to_neither
     assert still == ["1.bias"]
 
 
+def test_kernels_are_matrices_unless_they_read_pixels():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv3d(3, 8, 2), torch.nn.Conv3d(8, 6, (3, 1, 1)), torch.nn.Conv2d(6, 4, 1)
+    )
+    optimizer = MuonWithAdamW(model, lr=0.01, weight_decay=0.1, betas=(0.9, 0.98))
+    ids = {id(p) for group in optimizer.parts["muon"].param_groups for p in group["params"]}
+    assert ids == {id(model[1].weight), id(model[2].weight)}
+    before = model[1].weight.detach().clone()
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    gradient = model[1].weight.grad.clone()
+    optimizer.step()
+    # Momentum 0.95, Nesterov: the first update is 1 - 0.95^2 of the gradient, made orthogonal.
+    step = (before * (1 - 0.01 * 0.1) - model[1].weight.detach()).flatten(1)
+    values = torch.linalg.svdvals(step / (0.01 * 0.2 * 24**0.5))
+    assert step.shape == (6, 24) and values.min() > 0.6 and values.max() < 1.3
+    assert torch.nn.functional.cosine_similarity(step.flatten(), gradient.flatten(), dim=0) > 0.8
+
+
 def test_a_schedule_reaches_both():
     model, optimizer = make()
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.0)

@@ -172,7 +172,9 @@ def test_endless_answers_are_refused_at_once(text):
     started = time.thread_time()  # not the clock: the machine may be busy with something else
     with pytest.raises(AnswerError):
         parse_report(text)
-    assert time.thread_time() - started < 1  # minutes, where the time grows with the square of the length
+    # 0.2 s in a fresh process, a second where the collector has many objects to walk; growing with the square
+    # of the length it would be minutes.
+    assert time.thread_time() - started < 10
 
 
 def test_the_description_is_what_comes_before_the_defects():

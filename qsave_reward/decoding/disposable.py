@@ -2,7 +2,7 @@
 
 In H.264 each slice says whether its picture is a reference (`nal_ref_idc`, ITU-T H.264, 7.4.1). About half of
 the frames of an ordinary file are not: most of its B-frames. Without them the decoder's other frames are, bit
-for bit, what they are with them.
+for bit, what they are with them. What is damaged in them is not noticed.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from qsave_reward.speed.resident import resident_mb
+from qsave_reward.speed.process_memory import resident_mb
 
 _MATRIX = {"cpu": 1024}
 _LARGE_MATRIX = 8192

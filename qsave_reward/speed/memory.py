@@ -13,7 +13,7 @@ from qsave_reward.checkpoint_scorer import CheckpointScorer
 from qsave_reward.errors import ConfigError
 from qsave_reward.speed.cost import peak_mb
 from qsave_reward.speed.mixture import mixed
-from qsave_reward.speed.resident import allocated_mb, resident_mb
+from qsave_reward.speed.process_memory import allocated_mb, resident_mb
 from qsave_reward.speed.timing import machine
 
 TOLERANCE_PERCENT = 5.0

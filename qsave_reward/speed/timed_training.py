@@ -22,7 +22,7 @@ from typing import Any, TextIO
 import torch
 from transformers import Trainer
 
-from qsave_reward.speed.resident import resident_mb
+from qsave_reward.speed.process_memory import resident_mb
 
 
 def time_steps(report: TextIO, *, warmup: int, steps: int) -> None:

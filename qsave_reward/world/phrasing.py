@@ -85,13 +85,16 @@ _CAMERA = ("{prompt} while the camera pans {way}", "the camera pans {way}, {prom
 def noun_phrase(group: Group, *, size_word: str | None = None, article: str | None = None) -> str:
     """The group in words: "a small red circle", "three red crosses", or after another article."""
     size = group.size if size_word is None else size_word
-    noun = group.shape
-    if group.count > 1:
-        noun += "es" if noun.endswith("s") else "s"
+    noun = group.shape if group.count == 1 else plural(group.shape)
     words = [word for word in (size, group.color, noun) if word]
     if article is None and group.count == 1:
         return with_article(" ".join(words))
     return " ".join([article or COUNT_WORDS[group.count], *words])
+
+
+def plural(noun: str) -> str:
+    """Of the name of a shape."""
+    return noun + ("es" if noun.endswith("s") else "s")
 
 
 def with_article(words: str) -> str:

@@ -19,11 +19,10 @@ from pathlib import Path
 import numpy as np
 from ensemble import common_items
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 sys.path.append(str(Path(__file__).parent.parent / "reward"))
 
-from gaps import NONE, SEVERAL, kind_of
+from gaps import NONE, kind_of, told
 
 from qsave_reward.errors import ConfigError, QSaveError
 from qsave_reward.evaluate.predictions import Prediction
@@ -43,26 +42,13 @@ FAMILIES = {
 Floats = NDArray[np.float64]
 
 
-def told(scores: Floats, bad: NDArray[np.bool_]) -> float:
-    """Area under the curve: how often a bad clip has the lower score; half of the ties count.
-
-    Raises:
-        ConfigError: `undefined` when there are no bad or no good ones.
-    """
-    n = int(bad.sum())
-    if n in (0, len(bad)):
-        raise ConfigError(f"expected good and bad clips, got {n} bad ones of {len(bad)}", code="undefined")
-    above = rankdata(scores)[~bad].sum() - (len(bad) - n) * (len(bad) - n + 1) / 2
-    return float(above / (n * (len(bad) - n)))
-
-
 def family(plan: WorldPlan, branch: str) -> bool | None:
     """Whether the only defect in the dimension of a branch is one of its family; `None`: it has others."""
     dimension, labels = FAMILIES[branch]
     kind = kind_of(plan, dimension)
     if kind == NONE:
         return False
-    return True if kind in labels and kind != SEVERAL else None
+    return True if kind in labels else None
 
 
 def row(
@@ -74,14 +60,12 @@ def row(
     bad = np.array([kind for kind in kinds if kind is not None])
     dimension = FAMILIES[branch][0]
     whole, *others = (columns(predictions, dimension).predicted for predictions in zip(*chosen, strict=True))
-    cells: list[tuple[float, ...]] = [(told(whole, bad),)]
-    for scores in others:
 
-        def loss(scores: Floats, whole: Floats, bad: NDArray[np.bool_]) -> float:
-            return told(scores, bad) - told(whole, bad)
+    def change(scores: Floats, whole: Floats, bad: NDArray[np.bool_]) -> float:
+        return told(scores[bad], scores[~bad]) - told(whole[bad], whole[~bad])
 
-        cells.append((loss(scores, whole, bad), *bootstrap_ci(loss, scores, whole, bad)))
-    return cells
+    changes = [(change(one, whole, bad), *bootstrap_ci(change, one, whole, bad)) for one in others]
+    return [(told(whole[bad], whole[~bad]),), *changes]
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ class HolisticArguments:
     mismatched_share: float = field(default=0.0, metadata={"help": "share with another clip's prompt"})
     facts_weight: float = field(
         default=0.0,
-        metadata={"help": "world: weight of words saying what is seen of the clip (prompt_facts.py)"},
+        metadata={"help": "world: weight of words saying what is seen of the clip (token_facts.py)"},
     )
     sought: list[str] = field(
         default_factory=list,

@@ -37,7 +37,9 @@ GATHERING = 1
 def weights_of(part: str) -> dict[str, torch.Tensor]:
     """Float32 weights of one part of `qsave-tiny` by their names in it."""
     weights = load_file(BUNDLED["tiny"] / "model.safetensors")
-    return {name.removeprefix(part): weight.float() for name, weight in weights.items() if part in name}
+    return {
+        name.removeprefix(part): weight.float() for name, weight in weights.items() if name.startswith(part)
+    }
 
 
 def tiny_language() -> Qwen3ForCausalLM:
@@ -78,8 +80,10 @@ def copy_tower(semantic: BlipVisionModel) -> None:
     places = functional.interpolate(places, (side, side), mode="bilinear", align_corners=True)[0]
     own["embeddings.position_embedding"] = torch.cat([torch.zeros(1, len(places)), places.flatten(1).T])[None]
     found = semantic.load_state_dict(own, strict=False)
-    if found.unexpected_keys:
-        raise ConfigError(f"the tower of qsave-tiny has other layers than this BLIP: {found.unexpected_keys}")
+    above = tuple(f"encoder.layers.{semantic.config.num_hidden_layers - k}." for k in range(1, GATHERING + 1))
+    new = ("embeddings.class_embedding", "post_layernorm.", *above)
+    if wrong := [*found.unexpected_keys, *(name for name in found.missing_keys if not name.startswith(new))]:
+        raise ConfigError(f"the tower of qsave-tiny has other layers than this BLIP, see {wrong[0]}")
     for layer in semantic.encoder.layers[-GATHERING:]:
         for last in (layer.self_attn.projection, layer.mlp.fc2):
             last.weight.zero_()
@@ -104,7 +108,7 @@ def watch_changes(motion: SlowFastEncoder, generator: torch.Generator | None = N
     _, _, length, side, _ = filters.shape
     place = torch.arange(side) - (side - 1) / 2
     for k in range(1, len(filters), 2):
-        width = 0.7 + 0.4 * k / len(filters) * side / 2
+        width = 0.7 + 1.4 * k / len(filters)  # pixels
         window = torch.exp(-(place**2) / (2 * width**2))
         color = torch.randn(3, generator=generator)
         time = torch.zeros(length)

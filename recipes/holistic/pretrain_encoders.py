@@ -15,6 +15,7 @@ Killed runs continue from their last checkpoint when the same command is given a
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,11 +91,10 @@ def targets(plan: WorldPlan, branch: str) -> list[float]:
     return [known.get(name, found.get(name, 0.0)) for name in TOLD[branch]]
 
 
-def base_rates(branch: str, clips: int = 500) -> torch.Tensor:
-    """In what share of the clips each of `TOLD` is there: float32 [labels], above 0 and below 1."""
-    plans = (world_plan("train", index, seed=1) for index in range(clips))
+def base_rates(plans: Sequence[WorldPlan], branch: str) -> torch.Tensor:
+    """In what share of some clips each of `TOLD` is there: float32 [labels], above 0 and below 1."""
     told = torch.tensor([targets(plan, branch) for plan in plans])
-    return (told.sum(dim=0) + 0.5) / (clips + 1)
+    return (told.sum(dim=0) + 0.5) / (len(plans) + 1)
 
 
 def patch_targets(plan: WorldPlan, config: HolisticConfig, frames: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -145,10 +145,11 @@ class EncodersWithHeads(torch.nn.Module):
         self.heads = torch.nn.ModuleDict(
             {branch: torch.nn.Linear(2 * width, len(TOLD[branch])) for branch in model.config.branches}
         )
+        plans = [world_plan("train", index, seed=1) for index in range(500)]
         for branch, head in self.heads.items():
             # Most labels are rare; a bias that begins at 0 learns that in hundreds of steps, and little else.
             torch.nn.init.zeros_(head.weight)
-            head.bias.data = base_rates(branch).logit()
+            head.bias.data = base_rates(plans, branch).logit()
         if "semantic" in parts:
             self.tell = ObjectHeads(model.config.vision_config.hidden_size)
             parts["semantic"].register_forward_hook(self._keep)

@@ -24,8 +24,8 @@ sys.path.append(str(Path(__file__).parent.parent / "reward"))
 
 from clips import world_plans
 from holistic_options import HolisticArguments
-from prompt_facts import Listener
 from spoken_facts import word_ids
+from token_facts import Listener
 from training import (
     check_muon,
     last_finished_checkpoint,

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).parent.parent / "reward"))
 
 from clips import Source, WorldMix, open_clips, read_rated
 from holistic_options import HolisticArguments
-from prompt_facts import prompt_facts, spoken_labels
+from token_facts import spoken_labels, token_facts
 
 from qsave_reward.data import split_by_prompt
 from qsave_reward.errors import ConfigError
@@ -101,7 +101,7 @@ def make_dataset(
                 "labels": target(record, per_dimension=config.per_dimension),
             }
             if plan_of is not None:
-                row["facts"] = prompt_facts(plan_of(index), record.prompt, row["reading"], tokenizer)
+                row["facts"] = token_facts(plan_of(index), record.prompt, row["reading"], tokenizer)
             made.append(row)
         return {key: [row[key] for row in made] for key in made[0]}
 

@@ -53,6 +53,17 @@ class Gap:
     gain: float
 
 
+def told(bad: Floats, good: Floats) -> float:
+    """Area under the curve: how often a bad clip has a lower score than a good one, ties counting half.
+
+    Raises:
+        ConfigError: `undefined` where there are no bad or no good ones.
+    """
+    if not (len(bad) and len(good)):
+        raise ConfigError(f"expected bad and good clips, got {len(bad)} and {len(good)}", code="undefined")
+    return float((np.sign(good[:, None] - bad) / 2 + 0.5).mean())
+
+
 def gaps(kinds: Sequence[str], scores: Floats, mos: Floats, truth: Floats) -> list[Gap]:
     """One `Gap` for each kind of clip, the most costly first.
 
@@ -68,11 +79,10 @@ def gaps(kinds: Sequence[str], scores: Floats, mos: Floats, truth: Floats) -> li
     for label in dict.fromkeys(kinds):
         chosen = names == label
         own = scores[chosen]
-        higher = np.sign(clean[:, None] - own) / 2 + 0.5
-        told = float(higher.mean()) if label != NONE and len(clean) else float("nan")
+        area = told(own, clean) if label != NONE and len(clean) else float("nan")
         gain = srcc(np.where(chosen, truth, scores), mos) - now
         bias = float((own - mos[chosen]).mean())
-        found.append(Gap(label, len(own), bias, _within(own, mos[chosen]), told, gain))
+        found.append(Gap(label, len(own), bias, _within(own, mos[chosen]), area, gain))
     return sorted(found, key=lambda gap: -gap.gain)
 
 
@@ -108,8 +118,8 @@ def table(found: Sequence[Gap]) -> list[str]:
         "|---" * 6 + "|",
     ]
     for gap in found:
-        told = "" if np.isnan(gap.told) else f"{gap.told:.2f}"
-        numbers = f"{gap.bias:+.2f} | {gap.within:.2f} | {told} | {gap.gain:+.3f}"
+        area = "" if np.isnan(gap.told) else f"{gap.told:.2f}"
+        numbers = f"{gap.bias:+.2f} | {gap.within:.2f} | {area} | {gap.gain:+.3f}"
         lines.append(f"| {gap.label} | {gap.n} | {numbers} |")
     return lines
 

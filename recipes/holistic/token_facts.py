@@ -23,21 +23,26 @@ from token_targets import NOTHING
 from qsave_reward.errors import ConfigError
 from qsave_reward.holistic.text import QUESTION, READ_OUTS, SLOTS, Reading, shown_prompt
 from qsave_reward.world import WorldPlan
+from qsave_reward.world.phrasing import plural
 from qsave_reward.world.scene import COLORS, SHAPES
 from qsave_reward.world.stream import plan_tracks
 
-KINDS = ("verb", "shape", "color", "count", "across", "height", "relation", "stated", "word_level")
-KINDS += ("relation_level",)
-SHAPE_OF = {form: shape for shape in SHAPES for form in (shape, shape + ("es" if shape[-1] == "s" else "s"))}
-NOUN = re.compile(rf"\b(?P<color>{'|'.join(COLORS)}) (?P<noun>{'|'.join(SHAPE_OF)})\b")
 TOLD_BY = {"motion": "dynamic_quality", "technical": "visual_quality"}
 """The branches whose tokens say what is wrong in a dimension."""
-KINDS += tuple(f"{name}_{what}" for name in TOLD_BY.values() for what in ("defect", "level", "second"))
+OF_DEFECTS = ("defect", "level", "second")
+"""What they say: the fields of `worst_defects`."""
+KINDS = (
+    *("verb", "shape", "color", "count", "across", "height", "relation", "stated"),
+    *("word_level", "relation_level"),
+    *(f"{dimension}_{what}" for dimension in TOLD_BY.values() for what in OF_DEFECTS),
+)
+"""Of `spoken_facts.WORDS`."""
+
+SHAPE_OF = {form: shape for shape in SHAPES for form in (shape, plural(shape))}
+NOUN = re.compile(rf"\b(?P<color>{'|'.join(COLORS)}) (?P<noun>{'|'.join(SHAPE_OF)})\b")
 
 
-def prompt_facts(
-    plan: WorldPlan, prompt: str, reading: Reading, tokenizer: Any
-) -> list[tuple[str, int, int]]:
+def token_facts(plan: WorldPlan, prompt: str, reading: Reading, tokenizer: Any) -> list[tuple[str, int, int]]:
     """What tokens of a text are to say: kind, position in `reading.ids`, index into `WORDS[kind]`.
 
     Args:
@@ -52,13 +57,11 @@ def prompt_facts(
     found = []
     for branch, dimension in TOLD_BY.items():
         places = [place for place, token in enumerate(reading.ids) if token == SLOTS[branch]]
-        if places:  # a branch may be left out
-            for what, label in zip(
-                ("defect", "level", "second"), worst_defects(plan, dimension), strict=True
-            ):
-                found.append((f"{dimension}_{what}", places[-1], label))
-    labels = prompt_labels(plan, prompt) if prompt == plan.prompt else strange_labels(plan, prompt)
-    for kind, last, label in labels:
+        for place in places[-1:]:  # none where the branch is left out
+            labels = zip(OF_DEFECTS, worst_defects(plan, dimension), strict=True)
+            found += [(f"{dimension}_{what}", place, label) for what, label in labels]
+    of_words = prompt_labels(plan, prompt) if prompt == plan.prompt else strange_labels(plan, prompt)
+    for kind, last, label in of_words:
         character = piece.index(prompt.strip().rstrip(".")) + last
         token = next(k for k, (low, high) in enumerate(spans) if low <= character < high)
         found.append((kind, start + token, label))

@@ -14,9 +14,9 @@ from transformers import AutoTokenizer, LlamaConfig
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "holistic"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 
-import prompt_facts
-from prompt_facts import KINDS, Listener, spoken_labels
+import token_facts
 from spoken_facts import LAYERS, WORDS, prompt_labels, word_ids
+from token_facts import KINDS, Listener, spoken_labels
 from token_targets import NOTHING
 
 from qsave_reward.checkpoint import BUNDLED
@@ -29,9 +29,7 @@ from qsave_reward.world.raters import latent_quality
 from qsave_reward.world.scene import COUNT_WORDS
 
 # By its path: another recipe has a train.py too.
-SPEC = importlib.util.spec_from_file_location(
-    "facts_train", Path(prompt_facts.__file__).with_name("train.py")
-)
+SPEC = importlib.util.spec_from_file_location("facts_train", Path(token_facts.__file__).with_name("train.py"))
 recipe = importlib.util.module_from_spec(SPEC)
 sys.modules["facts_train"] = recipe
 SPEC.loader.exec_module(recipe)
@@ -57,9 +55,9 @@ def test_facts_stand_at_the_end_of_the_words_that_they_are_about():
         plan = world_plan("train", index)
         prompt = f"  {plan.prompt}. "  # shown without either
         reading = compose(TOKENIZER, config, prompt)
-        of_branches = prompt_facts.prompt_facts(plan, prompt, reading, TOKENIZER)[:6]
+        of_branches = token_facts.token_facts(plan, prompt, reading, TOKENIZER)[:6]
         reading = compose(TOKENIZER, config, plan.prompt)
-        facts = prompt_facts.prompt_facts(plan, plan.prompt, reading, TOKENIZER)
+        facts = token_facts.token_facts(plan, plan.prompt, reading, TOKENIZER)
         assert facts[:6] == of_branches and len(of_branches) == 6
         asked |= {kind for kind, _, _ in of_branches}
         facts = facts[6:]
@@ -80,7 +78,7 @@ def test_nouns_of_a_strange_prompt_say_what_has_their_color():
         if plan.prompt == other.prompt:
             continue
         reading = compose(TOKENIZER, config, other.prompt)
-        facts = prompt_facts.prompt_facts(plan, other.prompt, reading, TOKENIZER)[6:]
+        facts = token_facts.token_facts(plan, other.prompt, reading, TOKENIZER)[6:]
         by_place = {}
         for kind, place, label in facts:
             by_place.setdefault(place, {})[kind] = WORDS[kind][label]
@@ -107,7 +105,7 @@ def test_the_last_token_of_a_branch_says_what_is_wrong():
     for index in range(200):
         plan = world_plan("train", index)
         reading = compose(TOKENIZER, config, "Something else.")
-        facts = prompt_facts.prompt_facts(plan, "Something else.", reading, TOKENIZER)
+        facts = token_facts.token_facts(plan, "Something else.", reading, TOKENIZER)
         for branch, dimension in (("motion", "dynamic_quality"), ("technical", "visual_quality")):
             last = len(reading.ids) - 1 - reading.ids[::-1].index(SLOTS[branch])
             said = {kind: (place, label) for kind, place, label in facts if kind.startswith(dimension)}
