@@ -15,10 +15,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "holistic"))
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 
 import pretrain_encoders as recipe
-from make_holistic_tiny import copy_tower, tiny_config, tiny_language, watch_changes
+from make_holistic_tiny import copy_tower, show_places, tiny_config, tiny_language, watch_changes
 from spoken_facts import CENTRAL
 from transformers import BlipVisionModel
 
+from qsave_reward.errors import ConfigError
 from qsave_reward.holistic.configuration import HolisticConfig
 from qsave_reward.holistic.network import HolisticModel
 from qsave_reward.holistic.scorer import load_holistic
@@ -152,6 +153,18 @@ def test_encoders_learn_and_a_killed_run_ends_with_the_same_weights(monkeypatch,
     assert all(torch.equal(again[name], whole[name]) for name in whole)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_one_branch_learns_alone(monkeypatch, tmp_path):
+    base = small_base(tmp_path / "base")
+    start = load_file(base / "model.safetensors")
+    ended = run(monkeypatch, base, tmp_path / "out", "--branches", "semantic", "--max_steps", "2")
+    changed = {name for name in start if not torch.equal(start[name], ended[name])}
+    assert changed == {name for name in start if name.startswith("semantic")}
+    with pytest.raises(ConfigError, match="expected branches among"):
+        run(monkeypatch, base, tmp_path / "other", "--branches", "sound")
+    assert not (tmp_path / "other").exists()
+
+
 def test_its_semantic_branch_sees_patches_as_the_tower_of_the_other_scorer_does(tiny):
     """Of a picture that stands still; later the places of queries and keys make a difference."""
     tower = tiny.model.model.visual
@@ -179,6 +192,32 @@ def test_its_semantic_branch_sees_patches_as_the_tower_of_the_other_scorer_does(
             assert torch.allclose(layer(states, attention_mask=None)[0], found, atol=1e-4)
         last = semantic.encoder.layers[-1]
         assert torch.equal(last(states, attention_mask=None), states)
+
+
+def places_told(semantic):
+    """How well a linear map tells row and column of patches from what the last layer says: R^2."""
+    config, states = tiny_config(tiny_language().config), []
+    for index in range(60):
+        item = render_plan(world_plan("train", index))
+        frames = make_views(Clip(item.frames, item.times, 2.0), config).frames[:1]
+        with torch.no_grad():
+            states.append(semantic(normalise(frames, 1, torch.float32)).last_hidden_state[0, 1:])
+    seen = torch.stack(states)
+    grid = torch.stack(torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij"), dim=-1)
+    wanted = ((grid - 3.5) / grid.std()).flatten(0, 1).repeat(60, 1)
+    seen = torch.cat([seen.flatten(0, 1), torch.ones(len(wanted), 1)], dim=1)
+    first = 40 * 64
+    weights = torch.linalg.lstsq(seen[:first], wanted[:first]).solution
+    wrong = (seen[first:] @ weights - wanted[first:]).square().mean(dim=0)
+    return 1 - wrong / wanted[first:].square().mean(dim=0)
+
+
+def test_patches_know_where_they_are():
+    semantic = BlipVisionModel(tiny_config(tiny_language().config).vision_config).eval()
+    copy_tower(semantic)
+    assert places_told(semantic).max() < 0.1
+    show_places(semantic)
+    assert places_told(semantic).min() > 0.5
 
 
 def test_every_second_filter_of_the_motion_branch_sees_change_only():

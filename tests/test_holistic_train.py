@@ -135,6 +135,7 @@ def test_the_best_step_is_kept(monkeypatch, base, tmp_path):
         (["--eval_data", ""], "world:train has no end"),
         (["--max_steps", "0"], "max_steps above 0"),
         (["--branches", "motion", "sound"], "branches among"),
+        (["--prompts_per_clip", "0"], "prompts_per_clip must be at least 1"),
     ],
 )
 def test_what_cannot_work_is_said_before_training(monkeypatch, base, tmp_path, more, words):

@@ -158,9 +158,11 @@ def start(monkeypatch, base, output, *more):
     recipe.main()
 
 
-def test_a_run_asks_adds_it_to_the_loss_and_logs_it(monkeypatch, tmp_path):
+@pytest.mark.parametrize("prompts", ["1", "3"])
+def test_a_run_asks_adds_it_to_the_loss_and_logs_it(monkeypatch, tmp_path, prompts):
     base = small_base(tmp_path / "base", text_config=DEEP)
-    start(monkeypatch, base, tmp_path / "out", "--facts_weight", "1", "--save_steps", "2")
+    more = ("--facts_weight", "1", "--prompts_per_clip", prompts)
+    start(monkeypatch, base, tmp_path / "out", *more, "--save_steps", "2")
     rows = json.loads((tmp_path / "out" / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
     logged = [row for row in rows if "color_right" in row]
     assert len(logged) == 2

@@ -7,6 +7,7 @@ Video Swin on fragments. The score is the expectation over the five level words.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,18 +52,19 @@ class HolisticModel(PreTrainedModel):  # type: ignore[no-untyped-call]
     def _init_weights(self, module: nn.Module) -> None:
         """The parts have drawn their own weights; transformers would draw the convolutions anew."""
 
-    def visual_tokens(self, views: Views) -> dict[str, Tensor]:
-        """Tokens [B, n, width] of each branch, for views with a leading axis B."""
+    def visual_tokens(self, views: Views, branches: Sequence[str] | None = None) -> dict[str, Tensor]:
+        """Tokens [B, n, width] of each branch, or of some, for views with a leading axis B."""
         dtype, tokens = self.dtype, {}
-        if "semantic" in self.config.branches:
+        branches = self.config.branches if branches is None else branches
+        if "semantic" in branches:
             frames = normalise(views.frames.flatten(0, 1), 1, dtype)
             seen = self.semantic(pixel_values=frames).last_hidden_state[:, 0]  # the class token
             tokens["semantic"] = self.semantic_projection(seen).unflatten(0, views.frames.shape[:2])
-        if "motion" in self.config.branches:
+        if "motion" in branches:
             fast = self.motion.fast(normalise(views.motion, 1, dtype)).mean(dim=(3, 4)).transpose(1, 2)
             places = torch.arange(fast.shape[1], device=fast.device)
             tokens["motion"] = self.motion_projection(fast + self.motion_positions(places))
-        if "technical" in self.config.branches:
+        if "technical" in branches:
             pooled = self.technical(normalise(views.fragments, 1, dtype)).mean(dim=(2, 3, 4))
             projected = self.technical_projection(pooled)[:, None]
             tokens["technical"] = projected.expand(-1, self.config.technical_tokens, -1)
@@ -76,24 +78,30 @@ class HolisticModel(PreTrainedModel):  # type: ignore[no-untyped-call]
         read_at: Tensor,
         level_ids: Tensor,
         views: Views,
+        position_ids: Tensor | None = None,
         **_: Any,
     ) -> Tensor:
         """Logits of the level words divided by the temperature: float32 [B, R, 5].
 
         Args:
             input_ids: int64 [B, N]; numbers of `SLOTS` stand for visual tokens.
-            attention_mask: int64 [B, N].
+            attention_mask: int64 [B, N], 0 where a text is filled up; or bool [B, 1, N, N], whether
+                the token of a row sees that of a column.
             read_at: int64 [B, R].
             level_ids: int64 [5], in the order of `LEVELS`.
             views: a batch.
+            position_ids: int64 [B, N]; `None`: as they stand.
         """
         embedded = self.language.get_input_embeddings()(input_ids.clamp_min(0))
         for branch, tokens in self.visual_tokens(views).items():
             slots = (input_ids == SLOTS[branch])[..., None].expand_as(embedded)
             embedded = embedded.masked_scatter(slots, tokens.to(embedded.dtype))
+        if attention_mask.ndim == 4:  # as all kinds of attention take it
+            unseen = torch.zeros(attention_mask.shape, dtype=embedded.dtype, device=embedded.device)
+            attention_mask = unseen.masked_fill(~attention_mask, torch.finfo(embedded.dtype).min)
         decoder = self.language.base_model
         hidden = decoder(
-            inputs_embeds=embedded, attention_mask=attention_mask, use_cache=False
+            inputs_embeds=embedded, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
         ).last_hidden_state
         states = hidden.gather(1, read_at[..., None].expand(-1, -1, hidden.shape[-1]))
         head = self.language.get_output_embeddings()

@@ -39,6 +39,9 @@ class HolisticArguments:
     )
     varied_share: float = field(default=0.25, metadata={"help": "world: share of other sizes and rates"})
     mismatched_share: float = field(default=0.0, metadata={"help": "share with another clip's prompt"})
+    prompts_per_clip: int = field(
+        default=1, metadata={"help": "world: each clip is read with its own prompt and others (reprompt.py)"}
+    )
     facts_weight: float = field(
         default=0.0,
         metadata={"help": "world: weight of words saying what is seen of the clip (token_facts.py)"},

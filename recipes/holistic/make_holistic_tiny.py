@@ -11,6 +11,7 @@ folder like that which `assemble.py` makes of public checkpoints.
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 import torch
@@ -59,8 +60,7 @@ def copy_tower(semantic: BlipVisionModel) -> None:
     """The vision tower of `qsave-tiny` in a BLIP of its sizes and `GATHERING` layers more.
 
     A patch that does not move looks to both alike, and so do its surroundings but for one thing: a BLIP does
-    not turn queries and keys by their places, so attention to neighbours has to be learned again. The layers
-    above begin as passages.
+    not turn queries and keys by their places (see `show_places`). The layers above begin as passages.
     """
     tower, side = weights_of(TOWER), semantic.config.image_size // semantic.config.patch_size
     own = {}
@@ -98,6 +98,30 @@ RENAMED = {
     "attn.proj": "self_attn.projection",
     "mlp.linear_fc": "mlp.fc",
 }
+
+
+@torch.no_grad()
+def show_places(semantic: BlipVisionModel, *, size: float = 2.0, slowest: float = 0.1) -> None:
+    """Add sines and cosines of its row and column to what a patch begins with.
+
+    The tower knows places from turned queries and keys; of its learned positions nothing is left after one
+    layer. Without others a BLIP with its weights cannot say where anything is, nor the class token which of
+    two objects is the red one.
+
+    Args:
+        semantic: changed in place.
+        size: of a wave; pixels give a standard deviation of 2.4.
+        slowest: radians from one patch to the next; the fastest wave turns by one.
+    """
+    places = semantic.embeddings.position_embedding  # [1, 1 + patches, width]
+    _, patches, width = places[:, 1:].shape
+    side = round(patches**0.5)
+    rates = torch.logspace(0, math.log10(slowest), width // 4)
+    angles = torch.arange(side)[:, None] * rates
+    waves = size * torch.cat([angles.sin(), angles.cos()], dim=1)
+    waves -= waves.mean(dim=0)
+    rows, columns = (waves.unsqueeze(axis).expand(side, side, -1).flatten(0, 1) for axis in (1, 0))
+    places[0, 1:] += torch.cat([rows, columns], dim=1)
 
 
 @torch.no_grad()
@@ -159,6 +183,7 @@ def main() -> None:
     model = HolisticModel(tiny_config(language.config))
     copy_weights(model.language, language)
     copy_tower(model.semantic)
+    show_places(model.semantic)
     watch_changes(model.motion)
     model.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from spoken_facts import CENTRAL, off_center
 from token_targets import token_targets
 from training import last_finished_checkpoint, parse_options, rows_needed, save_options
 
-from qsave_reward.errors import QSaveError
+from qsave_reward.errors import ConfigError, QSaveError
 from qsave_reward.holistic.configuration import HolisticConfig
 from qsave_reward.holistic.network import HolisticModel
 from qsave_reward.holistic.scorer import load_holistic
@@ -68,6 +69,9 @@ class EncoderArguments:
     """What this recipe adds to transformers' options."""
 
     model_name_or_path: str = field(metadata={"help": "what make_holistic_tiny.py wrote"})
+    branches: list[str] = field(
+        default_factory=list, metadata={"help": "encoders to train, the others stay; default: all"}
+    )
 
 
 OPTIONS = (EncoderArguments, TrainingArguments)
@@ -133,17 +137,18 @@ class Clips(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
 
 
 class EncodersWithHeads(torch.nn.Module):
-    """The encoders of a model, one linear head for each, and heads for the patches of the semantic one."""
+    """Encoders of a model, one linear head for each, and heads for the patches of the semantic one."""
 
-    def __init__(self, model: HolisticModel) -> None:
+    def __init__(self, model: HolisticModel, branches: Sequence[str] | None = None) -> None:
         super().__init__()
+        branches = branches or model.config.branches
         # Without the language model, whose tied weights the trainer could not save.
-        parts = {name: part for name, part in model.named_children() if name != "language"}
+        parts = {name: part for name, part in model.named_children() if name.split("_")[0] in branches}
         self.encoders = torch.nn.ModuleDict(parts)
-        self.visual_tokens = model.visual_tokens
+        self.visual_tokens = partial(model.visual_tokens, branches=branches)
         width = model.config.text_config.hidden_size
         self.heads = torch.nn.ModuleDict(
-            {branch: torch.nn.Linear(2 * width, len(TOLD[branch])) for branch in model.config.branches}
+            {branch: torch.nn.Linear(2 * width, len(TOLD[branch])) for branch in branches}
         )
         plans = [world_plan("train", index, seed=1) for index in range(500)]
         for branch, head in self.heads.items():
@@ -181,9 +186,11 @@ def main() -> None:
     output = Path(options.output_dir)
     set_seed(options.seed)
     model, tokenizer = load_holistic(Path(arguments.model_name_or_path), dtype=torch.float32)
+    if not set(arguments.branches) <= set(model.config.branches):
+        raise ConfigError(f"expected branches among {model.config.branches}, got {arguments.branches}")
     save_options(output, options, arguments)
     trainer = VisionTrainer(
-        model=EncodersWithHeads(model),
+        model=EncodersWithHeads(model, arguments.branches),
         args=options,
         train_dataset=Clips(rows_needed(options), model.config),
     )

@@ -68,8 +68,9 @@ class HolisticTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        targets, spoken = inputs.pop("labels"), inputs.pop("spoken", None)
-        scores = expected_levels(model(**inputs, level_ids=self.level_ids.to(targets.device)))
+        targets, spoken = inputs.pop("labels").flatten(0, 1), inputs.pop("spoken", None)
+        logits = model(**inputs, level_ids=self.level_ids.to(targets.device))
+        scores = expected_levels(logits).reshape(targets.shape)  # a row for each prompt of each clip
         loss = quality_loss(
             scores,
             targets,
@@ -94,7 +95,7 @@ class HolisticTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> Any:
         inputs = self._prepare_inputs(inputs)
-        targets = inputs["labels"]
+        targets = inputs["labels"].flatten(0, 1)
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, scores = self.compute_loss(model, dict(inputs), return_outputs=True)
         return loss.detach(), scores.detach(), targets
@@ -117,15 +118,17 @@ def agreement(prediction: EvalPrediction) -> dict[str, float]:
     return found | {"srcc": float(np.mean(list(found.values())))}
 
 
-def check_facts(arguments: HolisticArguments, config: HolisticConfig) -> None:
-    """A ConfigError when words of the prompt cannot be asked for facts."""
+def check_world(arguments: HolisticArguments, config: HolisticConfig) -> None:
+    """A ConfigError when clips cannot be read with more prompts, or words of prompts be asked for facts."""
     known = arguments.data.startswith("world:") and config.show_prompt and config.per_dimension
-    if arguments.facts_weight and not known:
+    if not known and (arguments.facts_weight or arguments.prompts_per_clip > 1):
         raise ConfigError(
-            f"facts_weight works with clips of the rendered world and a base with show_prompt and "
-            f"per_dimension, got data {arguments.data!r}, show_prompt {config.show_prompt}, per_dimension "
-            f"{config.per_dimension}: set it to 0 (--facts_weight 0)"
+            f"facts_weight and prompts_per_clip work with clips of the rendered world and a base with "
+            f"show_prompt and per_dimension, got data {arguments.data!r}, show_prompt {config.show_prompt}, "
+            f"per_dimension {config.per_dimension}: leave them out (--facts_weight 0 --prompts_per_clip 1)"
         )
+    if arguments.prompts_per_clip < 1:
+        raise ConfigError(f"prompts_per_clip must be at least 1, got {arguments.prompts_per_clip}")
 
 
 def keep_branches(model: Any, branches: list[str]) -> None:
@@ -175,11 +178,12 @@ def main() -> None:
     config = model.config
     for data in (arguments.data, arguments.eval_data):
         check_ratings(data, per_dimension=config.per_dimension)
-    check_facts(arguments, config)
+    check_world(arguments, config)
     lora = prepare(model, arguments)
     save_options(output, options, arguments)
     plan = FramePlan(max_frames=config.motion_frames, mode="uniform", slow_every=4)
     source, held_out, held_clips = sources(arguments, plan)
+    rendered = arguments.data.startswith("world:")
     trainer = HolisticTrainer(
         model=model,
         args=options,
@@ -191,7 +195,9 @@ def main() -> None:
             config=config,
             tokenizer=tokenizer,
             seed=options.seed,
-            plan_of=world_plans(arguments.data, world_mix(arguments)) if arguments.facts_weight else None,
+            plan_of=world_plans(arguments.data, world_mix(arguments)) if rendered else None,
+            prompts=arguments.prompts_per_clip,
+            facts=bool(arguments.facts_weight),
         ),
         eval_dataset=make_dataset(held_out, held_clips, config=config, tokenizer=tokenizer, seed=None),
         data_collator=collate,

@@ -16,6 +16,8 @@ sys.path.append(str(Path(__file__).parent.parent / "reward"))
 
 from clips import Source, WorldMix, open_clips, read_rated
 from holistic_options import HolisticArguments
+from packing import pack_readings, packed_inputs
+from reprompt import reprompt
 from token_facts import spoken_labels, token_facts
 
 from qsave_reward.data import split_by_prompt
@@ -27,6 +29,7 @@ from qsave_reward.holistic.views import make_views
 from qsave_reward.slowfast import FramePlan
 from qsave_reward.types import DIMENSIONS, Record
 from qsave_reward.world import WorldPlan
+from qsave_reward.world.stream import plan_record
 
 
 def target(record: Record, *, per_dimension: bool) -> list[float]:
@@ -82,12 +85,16 @@ def make_dataset(
     tokenizer: Any,
     seed: int | None,
     plan_of: Callable[[int], WorldPlan] | None = None,
+    prompts: int = 1,
+    facts: bool = False,
 ) -> Dataset:
     """Rows made when they are asked for.
 
     Args:
         seed: fragments are cut at random places.
-        plan_of: of the clip of a row, to ask words of the prompt for what it shows.
+        plan_of: of the clip of a row; needed for what follows.
+        prompts: that each clip is read with: its own and others (`reprompt`).
+        facts: tokens are asked for what they are told of the clip.
     """
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
@@ -95,13 +102,22 @@ def make_dataset(
         for index in batch["index"]:
             clip, record = source(index)
             generator = None if seed is None else torch.Generator().manual_seed(seed * 1_000_003 + index)
+            plans = [] if plan_of is None else [plan_of(index)]
+            rng = np.random.default_rng([seed or 0, index])
+            plans += [reprompt(plans[0], rng) for _ in range(prompts - 1)]
+            records = [record, *map(plan_record, plans[1:])]
+            texts = [compose(tokenizer, config, each.prompt) for each in records]
             row: dict[str, Any] = {
                 "views": make_views(clip, config, generator=generator),
-                "reading": compose(tokenizer, config, record.prompt),
-                "labels": target(record, per_dimension=config.per_dimension),
+                "reading": pack_readings(texts),
+                "labels": [target(each, per_dimension=config.per_dimension) for each in records],
             }
-            if plan_of is not None:
-                row["facts"] = token_facts(plan_of(index), record.prompt, row["reading"], tokenizer)
+            if facts:
+                row["facts"] = [
+                    (kind, row["reading"].place(text, position), label)
+                    for text, (plan, each) in enumerate(zip(plans, records, strict=True))
+                    for kind, position, label in token_facts(plan, each.prompt, texts[text], tokenizer)
+                ]
             made.append(row)
         return {key: [row[key] for row in made] for key in made[0]}
 
@@ -109,9 +125,9 @@ def make_dataset(
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Arguments of the model, `labels` float32 [B, R], and `spoken` where rows have facts."""
+    """Arguments of the model, `labels` float32 [B, prompts, R], and `spoken` where rows have facts."""
     views, readings = ([row[name] for row in rows] for name in ("views", "reading"))
-    inputs = model_inputs(views, readings, device=torch.device("cpu"))
+    inputs = model_inputs(views, readings, device=torch.device("cpu")) | packed_inputs(readings)
     if "facts" in rows[0]:
         inputs["spoken"] = spoken_labels([row["facts"] for row in rows], inputs["input_ids"].shape[1])
     return inputs | {"labels": torch.tensor([row["labels"] for row in rows])}
