@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qsave_reward import command_options
-from qsave_reward.command_options import Device, JsonFlag, Model, check_target, missing_extra
+from qsave_reward.command_options import Device, JsonFlag, Model, check_target, frame_size, missing_extra
 from qsave_reward.errors import ConfigError
 from qsave_reward.speed.rows import decode_rows, drift_rows, memory_rows, score_rows, train_rows
 
@@ -76,7 +76,7 @@ def score(
     dtype: Annotated[Precision | None, typer.Option(help="Default: that of `qsave score`.")] = None,
     clips: Annotated[int, typer.Option(min=1, help="Rendered clips to score.")] = 32,
     frames: Annotated[int, typer.Option(min=1, max=512, help="Frames of a clip.")] = 16,
-    size: Annotated[int, typer.Option(min=64, max=2048, help="Height and width of the clips.")] = 256,
+    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the clips.")] = "256x256",
     batch_size: Annotated[int, typer.Option(min=1, help="Clips in one forward pass.")] = 8,
     rounds: Rounds = 3,
     scaling: Annotated[
@@ -88,6 +88,7 @@ def score(
     """Compare scoring with simpler ways to score, and with the bare network."""
     if plot is not None and not scaling:
         raise typer.BadParameter("--plot draws what --scaling measures; add it")
+    work: Any = {"clips": clips, "frames": frames, "size": frame_size(size), "rounds": rounds}
     from qsave_reward.speed.plot import check_plot, write_plot
     from qsave_reward.speed.scaling import bench_scaling
     from qsave_reward.speed.score import bench_score
@@ -100,7 +101,6 @@ def score(
         except ImportError as error:
             raise missing_extra(error, "t2v") from error
     scorer = _load(model, device, dtype=dtype, batch_size=batch_size)
-    work: Any = {"clips": clips, "frames": frames, "size": size, "rounds": rounds}
     with progress_bar(rounds * (2 if scaling else 1), "measuring") as advance:
         found = bench_score(scorer, progress=advance, **work).to_dict()
         grown = bench_scaling(scorer, progress=advance, **work) if scaling else None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -29,7 +28,7 @@ from qsave_reward import (
     selection_command,
     serve_command,
 )
-from qsave_reward.command_options import Device, JsonFlag, Model, check_target
+from qsave_reward.command_options import Device, JsonFlag, Model, check_target, frame_size
 from qsave_reward.errors import ConfigError, QSaveError
 from qsave_reward.ray_command import RayOut, Workers, score_with_ray
 
@@ -158,13 +157,11 @@ def world(
     as_json: JsonFlag = False,
 ) -> None:
     """Render rated clips with known defects: H.264 files and records.jsonl."""
-    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
-    if match is None:
-        raise typer.BadParameter(f"expected HEIGHTxWIDTH such as 128x128, got {size!r}", param_hint="--size")
+    height, width = frame_size(size)
     from qsave_reward.terminal import progress_bar
     from qsave_reward.world import WorldConfig, export_world
 
-    config = WorldConfig(height=int(match[1]), width=int(match[2]), num_frames=frames, fps=fps, films=films)
+    config = WorldConfig(height=height, width=width, num_frames=frames, fps=fps, films=films)
     with progress_bar(n, "rendering") as advance:
         export_world(out, n, seed=seed, split=split.value, config=config, progress=lambda *_: advance(1))
     written = os.path.join(out, "records.jsonl")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,3 +45,11 @@ def check_target(path: str) -> None:
     folder = os.path.dirname(os.path.realpath(path))
     if os.path.isdir(path) or not os.access(folder, os.W_OK):
         raise ConfigError(f"cannot write {path!r}: expected a file name in an existing folder")
+
+
+def frame_size(text: str) -> tuple[int, int]:
+    """Height and width of "480x832", of the option `--size`."""
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+    if match is None:
+        raise typer.BadParameter(f"expected HEIGHTxWIDTH such as 128x128, got {text!r}", param_hint="--size")
+    return int(match[1]), int(match[2])

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def work():
-    return rendered(5, frames=8, size=96)
+    return rendered(5, frames=8, size=(96, 96))
 
 
 def means(scorer: RewardModel, of) -> np.ndarray:
@@ -135,8 +135,9 @@ def test_twice_the_clips_take_twice_the_operations(tiny_by_twos, work) -> None:
 
 
 def test_token_budgets_grow_fourfold(tiny) -> None:
-    clips = rendered(1, frames=16, size=256).clips
-    plans = growing_plans(tiny.frame_plan, frames=16, size=256)
+    assert rendered(1, frames=5, size=(64, 96)).clips[0].frames.shape == (5, 64, 96, 3)
+    clips = rendered(1, frames=16, size=(256, 256)).clips
+    plans = growing_plans(tiny.frame_plan, frames=16, size=(256, 256))
     all_slow = [replace(plan, mode="all_slow") for plan in plans]
     assert [visual_tokens(clips, plan)["slow"] for plan in (all_slow[0], all_slow[3])] == [8 * 16, 8 * 64]
     totals = [sum(visual_tokens(clips, plan).values()) for plan in plans]
@@ -147,7 +148,7 @@ def test_token_budgets_grow_fourfold(tiny) -> None:
 def test_scaling_and_its_picture(tiny_by_twos, tmp_path, monkeypatch) -> None:
     from qsave_reward.speed.plot import write_plot
 
-    found = bench_scaling(tiny_by_twos, clips=2, frames=8, size=128, rounds=1, most=4)
+    found = bench_scaling(tiny_by_twos, clips=2, frames=8, size=(128, 128), rounds=1, most=4)
     assert [point.size for point in found.clips.points] == [1, 2, 4]
     tokens = [point.size for point in found.tokens.points]
     assert 3 < tokens[-1] / tokens[0] <= 4 and found.of == 2
@@ -164,7 +165,7 @@ def test_scaling_and_its_picture(tiny_by_twos, tmp_path, monkeypatch) -> None:
 
 def test_clips_too_small_to_grow(tiny_by_twos) -> None:
     with pytest.raises(ConfigError, match="make them larger"):
-        bench_scaling(tiny_by_twos, clips=1, frames=8, size=32, rounds=1)
+        bench_scaling(tiny_by_twos, clips=1, frames=8, size=(32, 32), rounds=1)
 
 
 @pytest.fixture
@@ -174,7 +175,7 @@ def qsave(monkeypatch, capsys, tiny):
     return command(monkeypatch, capsys)
 
 
-SMALL = ("--clips", "2", "--frames", "8", "--size", "64", "--batch-size", "1", "--rounds", "1")
+SMALL = ("--clips", "2", "--frames", "8", "--size", "64x64", "--batch-size", "1", "--rounds", "1")
 
 
 def test_the_command(qsave) -> None:

@@ -123,6 +123,7 @@ def test_jsonl_paths_are_relative_and_a_bad_prompt_is_its_own_error(qsave, clips
         (["score", "a.mp4", "--prompt", "x", "--magic"], "--magic"),
         (["world", "--out", "w", "--n", "0"], "--n"),
         (["world", "--out", "w", "--n", "1", "--size", "big"], "HEIGHTxWIDTH"),
+        (["bench", "score", "--size", "256"], "HEIGHTxWIDTH"),
         (["world", "--out", "w", "--n", "1", "--size", "8x8"], "at least 32"),
         (["world", "--out", "w", "--n", "1", "--split", "all"], "all"),
         (["eval", "--data", "world:all"], "world:all"),

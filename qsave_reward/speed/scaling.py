@@ -61,7 +61,7 @@ def bench_scaling(
     *,
     clips: int = 32,
     frames: int = 16,
-    size: int = 256,
+    size: tuple[int, int] = (256, 256),
     rounds: int = 3,
     most: int = 512,
     clock: Clock = time.perf_counter,
@@ -89,7 +89,8 @@ def bench_scaling(
         models[sum(visual_tokens(work.clips, plan).values())] = _replanned(scorer, plan)
     if len(models) < 2:
         raise ConfigError(
-            f"expected clips that can hold several tokens a chunk, got {size} pixels; make them larger"
+            f"expected clips that can hold several tokens a chunk, got {size[0]}x{size[1]} pixels; make them "
+            "larger"
         )
     variants: dict[str, Callable[[], Any]] = {
         **{f"clips {count}": _scoring(scorer, work.repeated(count)) for count in counts},
@@ -108,13 +109,14 @@ def bench_scaling(
     )
 
 
-def growing_plans(plan: FramePlan, *, frames: int, size: int) -> list[FramePlan]:
+def growing_plans(plan: FramePlan, *, frames: int, size: tuple[int, int]) -> list[FramePlan]:
     """`plan` with once, twice, three and four times the tokens in a slow chunk, and room for all chunks.
 
     A chunk is never enlarged beyond its clip, so the smallest is a quarter of what a clip of `size` pixels
-    squared can hold, or what `plan` says if that is less.
+    can hold, or what `plan` says if that is less.
     """
-    most = max(1, min(plan.max_slow_tokens, (size // plan.token_side) ** 2 // max(_TIMES)))
+    height, width = (side // plan.token_side for side in size)
+    most = max(1, min(plan.max_slow_tokens, height * width // max(_TIMES)))
     chunks = -(-frames // 2)
     return [
         replace(plan, max_slow_tokens=factor * most, token_budget=factor * most * chunks) for factor in _TIMES

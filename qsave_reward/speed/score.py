@@ -91,7 +91,7 @@ def bench_score(
     *,
     clips: int = 32,
     frames: int = 16,
-    size: int = 256,
+    size: tuple[int, int] = (256, 256),
     rounds: int = 3,
     clock: Clock = time.perf_counter,
     progress: Callable[[int], None] = lambda done: None,
@@ -101,7 +101,7 @@ def bench_score(
     Args:
         scorer: the model.
         clips: how many.
-        frames, size: of each clip, before the model samples it; `size` pixels high and wide.
+        frames, size: of each clip, before the model samples it; `size` is height and width in pixels.
         rounds: how often everything is measured.
         clock, progress: see `measure_in_turn`.
     """

@@ -38,15 +38,16 @@ class Workload:
         return Workload(cuts, self.prompts)
 
 
-def rendered(count: int, *, frames: int, size: int) -> Workload:
+def rendered(count: int, *, frames: int, size: tuple[int, int]) -> Workload:
     """The first clips of the world's validation split.
 
     Args:
         count: number of clips.
         frames: of each clip, at 8 a second.
-        size: height and width in pixels, at least 32.
+        size: height and width in pixels, each at least 32.
     """
-    config = WorldConfig(height=size, width=size, num_frames=max(frames, _FEWEST))
+    height, width = size
+    config = WorldConfig(height=height, width=width, num_frames=max(frames, _FEWEST))
     items = [world_item("val", index, config=config) for index in range(count)]
     clips = [Clip(item.frames[:frames], item.times[:frames], frames / config.fps) for item in items]
     return Workload(clips, [item.record.prompt for item in items])

@@ -25,7 +25,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         scorers = {name: load_scorer(name) for name in options.models}
-        work = rendered(options.clips, frames=16, size=256)
+        work = rendered(options.clips, frames=16, size=(256, 256))
         variants = {
             name: partial(scorer.score_batch, work.clips, work.prompts) for name, scorer in scorers.items()
         }

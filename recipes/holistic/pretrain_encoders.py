@@ -113,17 +113,17 @@ def patch_targets(plan: WorldPlan, config: HolisticConfig, frames: torch.Tensor)
 
 
 class Clips(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
-    """Item i: training clip i of the world as the views of the encoders, and what each branch is to tell."""
+    """Item i: clip i of the world as the views of the encoders, and what each branch is to tell."""
 
-    def __init__(self, n: int, config: HolisticConfig) -> None:
-        self.n, self.config = n, config
+    def __init__(self, n: int, config: HolisticConfig, split: str = "train") -> None:
+        self.n, self.config, self.split = n, config, split
 
     def __len__(self) -> int:
         return self.n
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         # Seed 1: other clips than those of the later stage.
-        plan = world_plan("train", index, seed=1)
+        plan = world_plan(self.split, index, seed=1)
         item = render_plan(plan)
         clip = read_clip(
             item.frames, Sampling(max_frames=self.config.motion_frames), times=item.times.tolist()
@@ -162,15 +162,22 @@ class EncodersWithHeads(torch.nn.Module):
     def _keep(self, semantic: Any, arguments: Any, output: Any) -> None:
         self.patches = output.last_hidden_state[:, 1:]
 
+    def say(self, views: Views) -> dict[str, torch.Tensor]:
+        """Logits float32 [B, labels of `TOLD`] of each branch."""
+        said = {}
+        for branch, tokens in self.visual_tokens(views).items():
+            clip = torch.cat([tokens.mean(dim=1), tokens.amax(dim=1)], dim=-1)
+            said[branch] = self.heads[branch](clip).float()
+        return said
+
     def forward(
         self, frames: torch.Tensor, motion: torch.Tensor, fragments: torch.Tensor, **told: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Losses on a batch of `Clips`: of each branch the sum over its labels, the mean over clips; and the
         weighted sum of those of `ObjectHeads`."""
         losses = {}
-        for branch, tokens in self.visual_tokens(Views(frames, motion, fragments)).items():
-            clip = torch.cat([tokens.mean(dim=1), tokens.amax(dim=1)], dim=-1)
-            said, wanted = self.heads[branch](clip).float(), told[f"told_{branch}"]
+        for branch, said in self.say(Views(frames, motion, fragments)).items():
+            wanted = told[f"told_{branch}"]
             entropy = F.binary_cross_entropy_with_logits(said, wanted, reduction="sum")
             losses[f"loss_{branch}"] = entropy / len(wanted)
         if "semantic" in self.heads:
