@@ -52,7 +52,8 @@ OF_COLORS = {
 TOLD = {
     branch: names + [f"{color} {word}" for color in COLORS for word in OF_COLORS.get(branch, ())]
     for branch, names in {
-        "semantic": SHOWN,
+        # Single frames show what shapes are, and so where these are wrong.
+        "semantic": [*SHOWN, "shape distortion", "ghosting", "morphing"],
         "motion": [*MOTIONS, *LABELS["dynamic_quality"]],
         "technical": [*LABELS["visual_quality"]],
     }.items()
