@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qsave_reward import command_options
-from qsave_reward.command_options import Device, JsonFlag, Model, check_target, frame_size, missing_extra
+from qsave_reward.command_options import (
+    Device,
+    FrameSize,
+    JsonFlag,
+    Model,
+    check_target,
+    frame_size,
+    missing_extra,
+)
 from qsave_reward.errors import ConfigError
 from qsave_reward.speed.rows import decode_rows, drift_rows, memory_rows, score_rows, train_rows
 
@@ -41,10 +49,11 @@ def serve(
     clients: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 64,
     rounds: Rounds = 3,
     seconds: Annotated[float, typer.Option(min=0.1, help="Length of a measurement.")] = 20.0,
-    size: Annotated[int, typer.Option(min=64, max=512, help="Height and width of the clips.")] = 256,
+    size: FrameSize = "256x256",
     as_json: JsonFlag = False,
 ) -> None:
     """Compare a server under load with the same model in process."""
+    shape = frame_size(size)
     from rich.console import Console
     from rich.table import Table
 
@@ -56,7 +65,7 @@ def serve(
         raise missing_extra(error, "serve") from error
     with progress_bar(rounds, "measuring") as advance:
         found = bench_serve(
-            model, device, clients=clients, rounds=rounds, seconds=seconds, size=size, progress=advance
+            model, device, clients=clients, rounds=rounds, seconds=seconds, size=shape, progress=advance
         )
     if as_json:
         typer.echo(json.dumps(found.to_dict()))
@@ -76,7 +85,7 @@ def score(
     dtype: Annotated[Precision | None, typer.Option(help="Default: that of `qsave score`.")] = None,
     clips: Annotated[int, typer.Option(min=1, help="Rendered clips to score.")] = 32,
     frames: Annotated[int, typer.Option(min=1, max=512, help="Frames of a clip.")] = 16,
-    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width of the clips.")] = "256x256",
+    size: FrameSize = "256x256",
     batch_size: Annotated[int, typer.Option(min=1, help="Clips in one forward pass.")] = 8,
     rounds: Rounds = 3,
     scaling: Annotated[

@@ -28,7 +28,7 @@ from qsave_reward import (
     selection_command,
     serve_command,
 )
-from qsave_reward.command_options import Device, JsonFlag, Model, check_target, frame_size
+from qsave_reward.command_options import Device, FrameSize, JsonFlag, Model, check_target, frame_size
 from qsave_reward.errors import ConfigError, QSaveError
 from qsave_reward.ray_command import RayOut, Workers, score_with_ray
 
@@ -148,7 +148,7 @@ def world(
     n: Annotated[int, typer.Option("--n", min=1, help="Number of clips.")],
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal clips.")] = 0,
     split: Annotated[Split, typer.Option(help="No prompt is in two of them.")] = Split.test,
-    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width in pixels.")] = "128x128",
+    size: FrameSize = "128x128",
     fps: Annotated[float, typer.Option(help="Frames per second.")] = 8.0,
     frames: Annotated[int, typer.Option(min=1, help="Frames of a clip.")] = 16,
     films: Annotated[

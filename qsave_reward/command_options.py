@@ -17,6 +17,9 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Machine output on standa
 Model = Annotated[
     str, typer.Option(help="'tiny' or 'holistic-tiny' (bundled), a checkpoint directory or a hub id.")
 ]
+FrameSize = Annotated[
+    str, typer.Option(metavar="HxW", help="Height and width of the clips in pixels, as 480x832.")
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: a GPU if there is one.")]
 
 
@@ -48,7 +51,7 @@ def check_target(path: str) -> None:
 
 
 def frame_size(text: str) -> tuple[int, int]:
-    """Height and width of "480x832", of the option `--size`."""
+    """Height and width that a `FrameSize` says."""
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
     if match is None:
         raise typer.BadParameter(f"expected HEIGHTxWIDTH such as 128x128, got {text!r}", param_hint="--size")

@@ -28,10 +28,10 @@ def test_area_under_the_curve_by_counting_pairs() -> None:
     scores, bad = rng.integers(0, 5, 60).astype(float), rng.random(60) < 0.4
     pairs = list(product(scores[bad], scores[~bad]))
     counted = sum((low < high) + 0.5 * (low == high) for low, high in pairs) / len(pairs)
-    assert branches.told(scores[bad], scores[~bad]) == pytest.approx(counted)
+    assert branches.area_under_curve(scores[bad], scores[~bad]) == pytest.approx(counted)
     for bad, good in ((scores, scores[:0]), (scores[:0], scores)):
         with pytest.raises(ConfigError) as caught:
-            branches.told(bad, good)
+            branches.area_under_curve(bad, good)
         assert caught.value.code == "undefined"
 
 

@@ -74,7 +74,7 @@ def bench_serve(
     clients: int = 64,
     rounds: int = 3,
     seconds: float = 20.0,
-    size: int = 256,
+    size: tuple[int, int] = (256, 256),
     progress: Callable[[int], None] = lambda done: None,
 ) -> ServeBench:
     """Measure a server of one worker against the same model in process.
@@ -84,13 +84,13 @@ def bench_serve(
         clients: requests at a time, one clip each.
         rounds: how often everything is measured.
         seconds: length of each of a round's two throughput measurements.
-        size: height and width of the clips, 16 frames each.
+        size: height and width of the clips in pixels, 16 frames each.
         progress: called with 1 after each round.
 
     Raises:
         ServerError: the server did not start.
     """
-    config = WorldConfig(height=size, width=size, num_frames=16)
+    config = WorldConfig(height=size[0], width=size[1], num_frames=16)
     items = [world_item("val", i, config=config) for i in range(_CLIPS)]
     # In one piece of memory, as clips from files are; a view would be put in order for every request.
     clips = [read_clip(item.frames, Sampling(16), times=item.times.tolist()) for item in items]
@@ -112,7 +112,7 @@ def bench_serve(
         batch_size=full,
         clients=clients,
         seconds=seconds,
-        shape=(16, size, size),
+        shape=(16, *size),
         model=model,
         revision=scorer.provenance.revision,
         machine={"system": platform.platform(), "cores": os.cpu_count(), "device": str(scorer.model.device)},

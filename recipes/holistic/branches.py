@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 sys.path.append(str(Path(__file__).parent.parent / "reward"))
 
-from gaps import NONE, kind_of, told
+from gaps import NONE, area_under_curve, kind_of
 
 from qsave_reward.errors import ConfigError, QSaveError
 from qsave_reward.evaluate.predictions import Prediction
@@ -54,7 +54,7 @@ def family(plan: WorldPlan, branch: str) -> bool | None:
 def row(
     items: Sequence[tuple[Prediction, ...]], plans: Sequence[WorldPlan], branch: str
 ) -> list[tuple[float, ...]]:
-    """For the whole scorer its `told`, for each other one the difference and its interval."""
+    """For the whole scorer its area under the curve, for each other one the difference and its interval."""
     kinds = [family(plan, branch) for plan in plans]
     chosen = [item for item, kind in zip(items, kinds, strict=True) if kind is not None]
     bad = np.array([kind for kind in kinds if kind is not None])
@@ -62,10 +62,10 @@ def row(
     whole, *others = (columns(predictions, dimension).predicted for predictions in zip(*chosen, strict=True))
 
     def change(scores: Floats, whole: Floats, bad: NDArray[np.bool_]) -> float:
-        return told(scores[bad], scores[~bad]) - told(whole[bad], whole[~bad])
+        return area_under_curve(scores[bad], scores[~bad]) - area_under_curve(whole[bad], whole[~bad])
 
     changes = [(change(one, whole, bad), *bootstrap_ci(change, one, whole, bad)) for one in others]
-    return [(told(whole[bad], whole[~bad]),), *changes]
+    return [(area_under_curve(whole[bad], whole[~bad]),), *changes]
 
 
 def main() -> None:

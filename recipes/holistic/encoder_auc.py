@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 sys.path.append(str(Path(__file__).parent.parent / "reward"))
 
-from gaps import told
+from gaps import area_under_curve
 
 from qsave_reward.errors import ConfigError, QSaveError
 from qsave_reward.holistic.scorer import load_holistic
@@ -70,7 +70,7 @@ def areas(labels: Sequence[str], said: Floats, shown: NDArray[np.bool_]) -> dict
             among = shown[:, [k for k, other in enumerate(labels) if kind_of(other)[1] == color]].any(axis=1)
         there, value = shown[among, column], said[among, column]
         if FEWEST <= there.sum() <= len(there) - FEWEST:
-            found[kind].append(told(value[~there], value[there]))
+            found[kind].append(area_under_curve(value[~there], value[there]))
     return found
 
 

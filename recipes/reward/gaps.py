@@ -53,8 +53,8 @@ class Gap:
     gain: float
 
 
-def told(bad: Floats, good: Floats) -> float:
-    """Area under the curve: how often a bad clip has a lower score than a good one, ties counting half.
+def area_under_curve(bad: Floats, good: Floats) -> float:
+    """How often a bad clip has a lower score than a good one, ties counting half.
 
     Raises:
         ConfigError: `undefined` where there are no bad or no good ones.
@@ -79,7 +79,7 @@ def gaps(kinds: Sequence[str], scores: Floats, mos: Floats, truth: Floats) -> li
     for label in dict.fromkeys(kinds):
         chosen = names == label
         own = scores[chosen]
-        area = told(own, clean) if label != NONE and len(clean) else float("nan")
+        area = area_under_curve(own, clean) if label != NONE and len(clean) else float("nan")
         gain = srcc(np.where(chosen, truth, scores), mos) - now
         bias = float((own - mos[chosen]).mean())
         found.append(Gap(label, len(own), bias, _within(own, mos[chosen]), area, gain))
