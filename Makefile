@@ -16,11 +16,13 @@ install: $(STAMP)
 score: $(STAMP)
 	$(VENV)/bin/qsave score --jsonl qsave_reward/examples/examples.jsonl --explain --html report.html
 
+# One process a core (each of them holds up to 2 GB), one thread each.
+PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 test: $(STAMP)
-	HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest -q -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-all: $(STAMP)
-	HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest -q
+	$(PYTEST)
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -12,7 +12,13 @@ import torch
 WEIGHTS = Path(__file__).parent.parent / "qsave_reward" / "weights" / "tiny"
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch) -> None:
+    """Intervals are most of the work of an evaluation; where they are looked at, this is overridden."""
+    monkeypatch.setattr("qsave_reward.agreement.row.RESAMPLES", 50)
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,11 @@ from qsave_reward.types import Defect
 MAKERS = ["a", "b", "c", "d"]
 
 
+@pytest.fixture(autouse=True)
+def few_resamples() -> None:
+    """All that users get."""
+
+
 def items(n: int = 80, *, prompts: int = 20, seed: int = 0):
     """Predicted, true, generators, prompts: generators differ, and predictions know a part of the truth."""
     rng = np.random.default_rng(seed)

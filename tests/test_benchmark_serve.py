@@ -5,9 +5,13 @@ import json
 import pytest
 from cli_cases import command
 
+from qsave_reward.server.settings import Settings
+
 
 def test_the_command(monkeypatch, capsys):
     qsave = command(monkeypatch, capsys)
+    # A full batch of the server is hundreds of such small clips, of which the copy in process scores many.
+    monkeypatch.setattr("qsave_reward.server.bench.Settings", lambda: Settings(batch_tokens=512))
     small = ("--clients", "2", "--rounds", "1", "--seconds", "1", "--size", "64x96")
     code, out, _ = qsave("bench", "serve", *small, "--json")
     assert code == 0

@@ -40,7 +40,6 @@ def test_world_writes_records_and_clips(qsave, tmp_path) -> None:
 
 
 def test_eval_json_and_table(qsave, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("qsave_reward.agreement.row.RESAMPLES", 20)
     code, out, err = qsave(
         "eval", "--data", "world:test", "--limit", "5", "--json", "--out", str(tmp_path / "e")
     )
@@ -64,7 +63,6 @@ def test_eval_with_failed_items_is_exit_1_and_says_which(qsave, clips, tmp_path)
 
 
 def test_eval_of_saved_parts_and_the_page(qsave, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("qsave_reward.agreement.row.RESAMPLES", 20)
     common = ["eval", "--data", "world:test", "--limit", "5"]
     code, whole, _ = qsave(*common, "--json")
     for part in "12":

@@ -13,7 +13,6 @@ from fake_model import FakeModel, spread
 from scipy.stats import spearmanr, zscore
 from test_evaluate import clip, data
 
-from qsave_reward import agreement
 from qsave_reward.errors import ConfigError, VideoError
 from qsave_reward.evaluate import evaluate
 from qsave_reward.evaluate.predictions import Prediction
@@ -85,7 +84,6 @@ def test_evaluations_of_other_items_are_refused() -> None:
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
-    monkeypatch.setattr(agreement.row, "RESAMPLES", 100)
     clips = [VideoError("gone") if k == 2 else clip(20 * k) for k in range(12)]
     rated = (Record(f"{k}.mp4", "a cat", dict.fromkeys(DIMENSIONS, 1 + k / 4)) for k in range(12))
     items = list(zip(rated, clips, strict=True))

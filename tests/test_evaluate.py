@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from fake_model import FakeModel
 
-from qsave_reward import agreement
 from qsave_reward.data import write_records
 from qsave_reward.errors import ConfigError
 from qsave_reward.evaluate import EvalData, evaluate, load_data, open_video
@@ -41,12 +40,6 @@ def some_items(n: int = 12) -> list[tuple[Record, Clip]]:
         )
         for i in range(n)
     ]
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch) -> None:
-    """Intervals are most of the work, and their width does not matter here."""
-    monkeypatch.setattr(agreement.row, "RESAMPLES", 100)
 
 
 def data(items, **ceiling: float) -> EvalData:

@@ -11,17 +11,10 @@ import pytest
 from fake_model import FakeModel
 from test_evaluate import data, failing_items, grouped_items, some_items
 
-from qsave_reward import agreement
 from qsave_reward.data import write_records
 from qsave_reward.errors import ConfigError
 from qsave_reward.evaluate import EvalData, evaluate, load_data, load_evaluation, parse_part
 from qsave_reward.types import DIMENSIONS
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch) -> None:
-    """Intervals are most of the work, and their width does not matter here."""
-    monkeypatch.setattr(agreement.row, "RESAMPLES", 100)
 
 
 def test_saved_files_hold_result_and_predictions(tmp_path) -> None:

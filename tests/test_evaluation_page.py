@@ -11,7 +11,6 @@ from fake_model import FakeModel
 from test_evaluate import FROZEN, data, grouped_items, some_items
 from test_report import HOSTILE, Page
 
-from qsave_reward.agreement import row
 from qsave_reward.data import write_records
 from qsave_reward.errors import ConfigError
 from qsave_reward.evaluate import evaluate, load_data, write_page
@@ -19,12 +18,6 @@ from qsave_reward.evaluate.plots import LEFT, SIDE, TOP, generator_plot, score_p
 from qsave_reward.evaluate.summary import Columns, columns
 from qsave_reward.types import Record
 from qsave_reward.video import write_clip
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch) -> None:
-    """Intervals are not looked at here, and are most of the work."""
-    monkeypatch.setattr(row, "RESAMPLES", 20)
 
 
 def written(evaluation, tmp_path) -> tuple[str, Page]:

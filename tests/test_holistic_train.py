@@ -75,7 +75,7 @@ def train(monkeypatch, base, output, *more):
 
 @pytest.mark.parametrize("muon", ["false", "true"])
 def test_a_killed_run_ends_with_the_same_weights(monkeypatch, base, tmp_path, muon):
-    all_of_it = ["--lora_rank", "0", "--train_semantic", "true", "--muon", muon]
+    all_of_it = ["--lora_rank", "0", "--muon", muon]
     whole = train(monkeypatch, base, tmp_path / "out", *all_of_it)
     start = load_file(base / "model.safetensors")
     assert start.keys() == whole.keys()
@@ -93,7 +93,8 @@ def test_a_killed_run_ends_with_the_same_weights(monkeypatch, base, tmp_path, mu
 
 
 def test_a_lora_changes_what_it_is_for_and_is_merged(monkeypatch, base, tmp_path):
-    tuned = train(monkeypatch, base, tmp_path, "--lora_rank", "2", "--lora_dropout", "0", "--max_steps", "2")
+    more = ["--lora_rank", "2", "--lora_dropout", "0", "--max_steps", "2", "--frozen", "semantic"]
+    tuned = train(monkeypatch, base, tmp_path, *more)
     start = load_file(base / "model.safetensors")
     assert start.keys() == tuned.keys()
     changed = {name for name in start if not torch.equal(start[name], tuned[name])}
@@ -105,6 +106,18 @@ def test_a_lora_changes_what_it_is_for_and_is_merged(monkeypatch, base, tmp_path
     assert not {name for name in changed if name.startswith("semantic.")}
     assert {"semantic_projection.weight", "motion_positions.weight", "technical.norm.weight"} <= changed
     HolisticScorer.from_pretrained(tmp_path, device="cpu")
+
+
+def test_frozen_encoders_stay_as_they_are_to_the_last_statistic(monkeypatch, base, tmp_path):
+    more = ["--lora_rank", "0", "--max_steps", "2", "--frozen", "semantic", "motion"]
+    tuned = train(monkeypatch, base, tmp_path, *more)
+    start = load_file(base / "model.safetensors")
+    changed = {name for name in start if not torch.equal(start[name], tuned[name])}
+    assert {name.split(".")[0] for name in changed} == {
+        *("language", "technical", "motion_positions"),
+        *("semantic_projection", "motion_projection", "technical_projection"),
+    }
+    assert any("running_mean" in name for name in start if name.startswith("motion."))
 
 
 def test_a_branch_that_is_left_out_is_gone(monkeypatch, base, tmp_path):
@@ -135,6 +148,7 @@ def test_the_best_step_is_kept(monkeypatch, base, tmp_path):
         (["--eval_data", ""], "world:train has no end"),
         (["--max_steps", "0"], "max_steps above 0"),
         (["--branches", "motion", "sound"], "branches among"),
+        (["--frozen", "motion", "sound"], "frozen: expected branches among .* got sound"),
         (["--prompts_per_clip", "0"], "prompts_per_clip must be at least 1"),
     ],
 )

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from holistic_cases import small_base, small_config
@@ -23,6 +24,7 @@ from qsave_reward.checkpoint import BUNDLED
 from qsave_reward.errors import ConfigError
 from qsave_reward.holistic.network import HolisticModel
 from qsave_reward.holistic.text import SLOTS, compose
+from qsave_reward.types import LEVELS
 from qsave_reward.world import world_plan
 from qsave_reward.world.phrasing import noun_phrase
 from qsave_reward.world.raters import latent_quality
@@ -98,6 +100,25 @@ def test_nouns_of_a_strange_prompt_say_what_has_their_color():
             assert said["count"] == COUNT_WORDS[there.count]
             met["other shape"] += there.shape != group.shape
     assert met["no"] > 20 and met["other shape"] > 10
+
+
+def test_few_words_that_agree_are_asked_and_all_that_do_not():
+    config, met = small_config(), Counter()
+    rng = np.random.default_rng(0)
+    for index in range(200):
+        plan = world_plan("train", index)
+        facts = token_facts.token_facts(plan, plan.prompt, compose(TOKENIZER, config, plan.prompt), TOKENIZER)
+        assert token_facts.fewer_agreed(facts, 1.0, rng) == facts
+        kept = token_facts.fewer_agreed(facts, 0.25, rng)
+        gone = [fact for fact in facts if fact not in kept]
+        assert kept == [fact for fact in facts if fact not in gone]
+        levels = {place: LEVELS[level] for kind, place, level in facts if kind == "word_level"}
+        for kind, place, _ in facts:
+            if kind in ("verb", "shape", "color", "count"):
+                met[levels[place] == "excellent", any(fact[:2] == (kind, place) for fact in gone)] += 1
+        assert {kind for kind, _, _ in gone} <= {"verb", "shape", "color", "count"}
+    assert not met[False, True] and met[False, False] > 50
+    assert 0.2 < met[True, False] / (met[True, False] + met[True, True]) < 0.3
 
 
 def test_the_last_token_of_a_branch_says_what_is_wrong():

@@ -33,7 +33,9 @@ class HolisticArguments:
         default_factory=list,
         metadata={"help": "encoders of the base to keep, as an ablation; default: all"},
     )
-    train_semantic: bool = field(default=False, metadata={"help": "train BLIP too"})
+    frozen: list[str] = field(
+        default_factory=list, metadata={"help": "encoders that stay as they are; default: none"}
+    )
     save_dtype: Literal["float32", "float16", "bfloat16"] | None = field(
         default=None, metadata={"help": "precision of the saved weights; default: that of training"}
     )
@@ -45,6 +47,10 @@ class HolisticArguments:
     facts_weight: float = field(
         default=0.0,
         metadata={"help": "world: weight of words saying what is seen of the clip (token_facts.py)"},
+    )
+    agreed_share: float = field(
+        default=1.0,
+        metadata={"help": "with facts_weight: share of words that the clip bears out which are asked for it"},
     )
     sought: list[str] = field(
         default_factory=list,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 sys.path.append(str(Path(__file__).parent.parent / "reward"))
@@ -22,6 +23,7 @@ from token_targets import NOTHING
 
 from qsave_reward.errors import ConfigError
 from qsave_reward.holistic.text import QUESTION, READ_OUTS, SLOTS, Reading, shown_prompt
+from qsave_reward.types import LEVELS
 from qsave_reward.world import WorldPlan
 from qsave_reward.world.phrasing import plural
 from qsave_reward.world.scene import COLORS, SHAPES
@@ -37,6 +39,9 @@ KINDS = (
     *(f"{dimension}_{what}" for dimension in TOLD_BY.values() for what in OF_DEFECTS),
 )
 """Of `spoken_facts.WORDS`."""
+
+REPEATABLE = ("verb", "shape", "color", "count")
+"""What words of a prompt say by themselves, right or wrong."""
 
 SHAPE_OF = {form: shape for shape in SHAPES for form in (shape, plural(shape))}
 NOUN = re.compile(rf"\b(?P<color>{'|'.join(COLORS)}) (?P<noun>{'|'.join(SHAPE_OF)})\b")
@@ -66,6 +71,24 @@ def token_facts(plan: WorldPlan, prompt: str, reading: Reading, tokenizer: Any) 
         token = next(k for k, (low, high) in enumerate(spans) if low <= character < high)
         found.append((kind, start + token, label))
     return found
+
+
+def fewer_agreed(
+    facts: Sequence[tuple[str, int, int]], share: float, rng: np.random.Generator
+) -> list[tuple[str, int, int]]:
+    """Facts without what most words say that the clip bears out.
+
+    Nine of ten words of a prompt are right, and a model that repeats them all is right nine times of ten: it
+    learned to, and not to look. What is asked of words that agree in full is kept for a share of them, but
+    places, which prompts do not say, and levels, whose rates scores need.
+
+    Args:
+        facts: as `token_facts` gives them.
+        share: which words that agree keep, 0 to 1.
+    """
+    agreed = [place for kind, place, level in facts if kind == "word_level" and level == len(LEVELS) - 1]
+    quiet = {place for place in agreed if rng.random() >= share}
+    return [fact for fact in facts if fact[0] not in REPEATABLE or fact[1] not in quiet]
 
 
 def strange_labels(plan: WorldPlan, prompt: str) -> list[tuple[str, int, int]]:

@@ -68,6 +68,8 @@ class HolisticTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        for branch in set(self.arguments.frozen) & set(self.model.config.branches):
+            getattr(self.model, branch).eval()  # batch norms too
         targets, spoken = inputs.pop("labels").flatten(0, 1), inputs.pop("spoken", None)
         logits = model(**inputs, level_ids=self.level_ids.to(targets.device))
         scores = expected_levels(logits).reshape(targets.shape)  # a row for each prompt of each clip
@@ -147,9 +149,11 @@ def keep_branches(model: Any, branches: list[str]) -> None:
 
 
 def prepare(model: Any, arguments: HolisticArguments) -> LoraModel | None:
-    """Choose what is trained: everything but BLIP and, with a LoRA, the language model itself."""
-    if "semantic" in model.config.branches:
-        model.semantic.requires_grad_(arguments.train_semantic)
+    """Choose what is trained: all but frozen encoders and, with a LoRA, the language model itself."""
+    if unknown := set(arguments.frozen) - set(BRANCHES):
+        raise ConfigError(f"frozen: expected branches among {', '.join(BRANCHES)}, got {', '.join(unknown)}")
+    for branch in set(arguments.frozen) & set(model.config.branches):
+        getattr(model, branch).requires_grad_(False)
     if not arguments.lora_rank:
         return None
     options = LoraConfig(
@@ -198,6 +202,7 @@ def main() -> None:
             plan_of=world_plans(arguments.data, world_mix(arguments)) if rendered else None,
             prompts=arguments.prompts_per_clip,
             facts=bool(arguments.facts_weight),
+            agreed_share=arguments.agreed_share,
         ),
         eval_dataset=make_dataset(held_out, held_clips, config=config, tokenizer=tokenizer, seed=None),
         data_collator=collate,

@@ -18,7 +18,7 @@ from clips import Source, WorldMix, open_clips, read_rated
 from holistic_options import HolisticArguments
 from packing import pack_readings, packed_inputs
 from reprompt import reprompt
-from token_facts import spoken_labels, token_facts
+from token_facts import fewer_agreed, spoken_labels, token_facts
 
 from qsave_reward.data import split_by_prompt
 from qsave_reward.errors import ConfigError
@@ -87,6 +87,7 @@ def make_dataset(
     plan_of: Callable[[int], WorldPlan] | None = None,
     prompts: int = 1,
     facts: bool = False,
+    agreed_share: float = 1.0,
 ) -> Dataset:
     """Rows made when they are asked for.
 
@@ -95,6 +96,7 @@ def make_dataset(
         plan_of: of the clip of a row; needed for what follows.
         prompts: that each clip is read with: its own and others (`reprompt`).
         facts: tokens are asked for what they are told of the clip.
+        agreed_share: of the words that the clip bears out, which are asked for it (`fewer_agreed`).
     """
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
@@ -116,7 +118,9 @@ def make_dataset(
                 row["facts"] = [
                     (kind, row["reading"].place(text, position), label)
                     for text, (plan, each) in enumerate(zip(plans, records, strict=True))
-                    for kind, position, label in token_facts(plan, each.prompt, texts[text], tokenizer)
+                    for kind, position, label in fewer_agreed(
+                        token_facts(plan, each.prompt, texts[text], tokenizer), agreed_share, rng
+                    )
                 ]
             made.append(row)
         return {key: [row[key] for row in made] for key in made[0]}
