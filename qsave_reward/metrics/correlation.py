@@ -94,9 +94,9 @@ def _pearson(x: Floats, y: Floats) -> float:
 
 def _ranks(values: Floats) -> Floats:
     """Ranks from 1; equal values get the mean of the ranks they span."""
-    ordered = np.sort(values)
-    smaller, not_larger = (np.searchsorted(ordered, values, side=side) for side in ("left", "right"))
-    return np.asarray((smaller + not_larger + 1) / 2, dtype=np.float64)
+    _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return np.asarray((last - (counts - 1) / 2)[group], dtype=np.float64)
 
 
 def _tied_pairs(values: Floats | NDArray[np.complex128]) -> int:
