@@ -17,12 +17,13 @@ score: $(STAMP)
 	$(VENV)/bin/qsave score --jsonl qsave_reward/examples/examples.jsonl --explain --html report.html
 
 # One process a core (each of them holds up to 2 GB), one thread each.
-PYTEST := HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal
 test: $(STAMP)
-	$(PYTEST) -m "not slow and not gpu"
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -q -m "not slow and not gpu" \
+	  -n auto --maxprocesses 8 --dist worksteal
 
+# Slow tests start processes of their own, which need all cores.
 test-all: $(STAMP)
-	$(PYTEST)
+	HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest -q
 
 check: $(STAMP)
 	$(VENV)/bin/ruff check .

@@ -90,8 +90,10 @@ def test_operations_are_counted() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peaks of resident memory are known on Linux only")
 def test_peak_memory_is_measured_and_begins_anew() -> None:
-    # Pages of their own: malloc may hand out memory that the process has held since an earlier test.
-    touch = lambda: np.frombuffer(mmap.mmap(-1, 100 << 20), dtype=np.uint8).fill(1)  # noqa: E731
+    def touch() -> None:
+        # Pages of their own: malloc may hand out memory that the process has held since an earlier test.
+        np.frombuffer(mmap.mmap(-1, 100 << 20), dtype=np.uint8).fill(1)
+
     low = peak_mb(CPU, lambda: None)
     high = peak_mb(CPU, touch)
     again = peak_mb(CPU, lambda: None)

@@ -39,7 +39,7 @@ def test_world_writes_records_and_clips(qsave, tmp_path) -> None:
     assert (code, out) == (0, "") and "wrote 2 clips" in err
 
 
-def test_eval_json_and_table(qsave, tmp_path, monkeypatch) -> None:
+def test_eval_json_and_table(qsave, tmp_path) -> None:
     code, out, err = qsave(
         "eval", "--data", "world:test", "--limit", "5", "--json", "--out", str(tmp_path / "e")
     )
@@ -62,7 +62,7 @@ def test_eval_with_failed_items_is_exit_1_and_says_which(qsave, clips, tmp_path)
     assert code == 1 and "1 of 2 clips failed: not_found 1" in out
 
 
-def test_eval_of_saved_parts_and_the_page(qsave, tmp_path, monkeypatch) -> None:
+def test_eval_of_saved_parts_and_the_page(qsave, tmp_path) -> None:
     common = ["eval", "--data", "world:test", "--limit", "5"]
     code, whole, _ = qsave(*common, "--json")
     for part in "12":

@@ -83,7 +83,7 @@ def test_evaluations_of_other_items_are_refused() -> None:
 
 
 @pytest.fixture
-def folders(tmp_path, monkeypatch):
+def folders(tmp_path):
     clips = [VideoError("gone") if k == 2 else clip(20 * k) for k in range(12)]
     rated = (Record(f"{k}.mp4", "a cat", dict.fromkeys(DIMENSIONS, 1 + k / 4)) for k in range(12))
     items = list(zip(rated, clips, strict=True))

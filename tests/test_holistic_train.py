@@ -149,6 +149,7 @@ def test_the_best_step_is_kept(monkeypatch, base, tmp_path):
         (["--max_steps", "0"], "max_steps above 0"),
         (["--branches", "motion", "sound"], "branches among"),
         (["--frozen", "motion", "sound"], "frozen: expected branches among .* got sound"),
+        (["--agreed_share", "15"], "agreed_share must be from 0 to 1, got 15"),
         (["--prompts_per_clip", "0"], "prompts_per_clip must be at least 1"),
     ],
 )

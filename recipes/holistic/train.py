@@ -129,6 +129,8 @@ def check_world(arguments: HolisticArguments, config: HolisticConfig) -> None:
             f"show_prompt and per_dimension, got data {arguments.data!r}, show_prompt {config.show_prompt}, "
             f"per_dimension {config.per_dimension}: leave them out (--facts_weight 0 --prompts_per_clip 1)"
         )
+    if not 0 <= arguments.agreed_share <= 1:
+        raise ConfigError(f"agreed_share must be from 0 to 1, got {arguments.agreed_share}")
     if arguments.prompts_per_clip < 1:
         raise ConfigError(f"prompts_per_clip must be at least 1, got {arguments.prompts_per_clip}")
 
