@@ -120,8 +120,8 @@ def read_metadata(directory: Path) -> Metadata:
             "a base model has to be trained first (recipes/reward)",
             code="not_a_checkpoint",
         ) from error
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}", code="not_a_checkpoint") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} is no JSON that can be read: {error}", code="not_a_checkpoint") from error
     expected = {field.name for field in fields(Metadata)}
     if not isinstance(raw, dict) or set(raw) != expected:
         raise ConfigError(f"{path} must hold the keys {sorted(expected)}", code="not_a_checkpoint")
@@ -136,6 +136,10 @@ def read_metadata(directory: Path) -> Metadata:
     except TypeError as error:
         raise ConfigError(f"{path} holds a frame plan of another release: {error}") from error
     seen = raw["prompt_words"]
+    if seen is not None and not (isinstance(seen, list) and all(isinstance(word, str) for word in seen)):
+        raise ConfigError(
+            f"{path}: expected prompt_words to be a list of words or null", code="not_a_checkpoint"
+        )
     return Metadata(**{**raw, "frame_plan": plan, "prompt_words": None if seen is None else frozenset(seen)})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,17 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from safetensors import SafetensorError
 
 from qsave_reward.checkpoint import Metadata, find_checkpoint, is_holistic, read_metadata
-from qsave_reward.errors import ConfigError, QSaveError
+from qsave_reward.errors import AnswerError, ConfigError, QSaveError
 from qsave_reward.slowfast import FramePlan
-from qsave_reward.types import Mode, OnError, VideoScore
+from qsave_reward.types import DIMENSIONS, DimensionScore, Mode, OnError, VideoScore
 from qsave_reward.video import Clip, Sampling, read_clip
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 Card = VideoScore | QSaveError
+
+_LOADING_FAULTS = (OSError, ValueError, TypeError, RuntimeError, AttributeError, KeyError, SafetensorError)
+"""What transformers raises for checkpoints that are damaged, incomplete or of something else."""
 
 
 class CheckpointScorer:
@@ -74,9 +79,11 @@ class CheckpointScorer:
             batch_size: clips in one forward pass.
 
         Raises:
-            ConfigError: for an unknown model, a directory that is no checkpoint or one of the other kind,
-                another prompt version, or weights that do not fit.
+            ConfigError: for an unknown model, a directory that is no checkpoint or one of the other kind or
+                damaged, another prompt version, or weights that do not fit.
         """
+        if batch_size < 1:
+            raise ConfigError(f"expected a batch size of at least 1, got {batch_size}")
         directory = find_checkpoint(name)
         metadata = read_metadata(directory)
         if is_holistic(directory) != cls.holistic:
@@ -86,7 +93,16 @@ class CheckpointScorer:
             )
         device, dtype = _place(device, dtype)
         _settle_math()
-        model, processor = cls._load(directory, device=device, dtype=dtype)
+        try:
+            model, processor = cls._load(directory, device=device, dtype=dtype)
+        except (QSaveError, torch.OutOfMemoryError):
+            raise
+        except _LOADING_FAULTS as error:
+            raise ConfigError(
+                f"{directory}: expected a checkpoint as a recipe of this project saves it, got "
+                f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
+                code="not_a_checkpoint",
+            ) from error
         return cls(model, processor, metadata, name=str(name), batch_size=batch_size)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -130,7 +146,7 @@ class CheckpointScorer:
         mode: Mode = "direct",
         on_error: OnError = "raise",
     ) -> list[Card]:
-        """Score many clips; see `Scorer` for the contract."""
+        """Score many clips; see `Scorer` for the contract. Frames without times have to be a `Clip`."""
         if mode not in ("direct", "reasoned"):
             raise ConfigError(f"mode must be 'direct' or 'reasoned', got {mode!r}")
         judge = self._direct if mode == "direct" else self._reasoned
@@ -145,6 +161,16 @@ class CheckpointScorer:
         warning.
         """
         return self._in_batches(videos, prompts, judge=self._explained, on_error=on_error)
+
+    def _card(self, item: Any, rows: Sequence[Sequence[float]]) -> VideoScore | AnswerError:
+        """What level distributions [3][5] say of a clip."""
+        if not all(math.isfinite(share) for row in rows for share in row):
+            return AnswerError(
+                f"the network gives no finite number for this clip in {self.model.dtype}; try float32",
+                code="not_finite",
+            )
+        scores = [DimensionScore.from_probs(row) for row in rows]
+        return VideoScore(dict(zip(DIMENSIONS, scores, strict=True)), self.provenance, warnings=item.warnings)
 
     def _in_batches(
         self,

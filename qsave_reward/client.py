@@ -14,9 +14,9 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from qsave_reward.errors import ConfigError, QSaveError, ServerError, VideoError
@@ -37,10 +37,14 @@ class ModelCard:
     Attributes:
         provenance: goes with every score.
         sampling: the frames the model wants of a clip.
+        max_body: bytes of a request that it takes.
+        max_queue: clips of a request that it takes.
     """
 
     provenance: Provenance
     sampling: Sampling
+    max_body: int
+    max_queue: int
 
 
 class RewardClient:
@@ -63,7 +67,7 @@ class RewardClient:
             urls: one address or several, such as `"http://127.0.0.1:8000"`; all must serve the same model.
             token: bearer token of the servers.
             timeout: seconds for one call of `score_batch`, retries included.
-            items_per_request: clips that travel together, 1 to 64.
+            items_per_request: clips that travel together, 1 to 64; fewer where a server takes fewer.
             connections: requests at a time.
             server_paths: paths name files under the servers' media root; otherwise they are read here.
 
@@ -121,11 +125,15 @@ class RewardClient:
                     for url in self.urls
                 ]
                 if any(card.provenance != cards[0].provenance for card in cards):
-                    models = sorted({f"{card.provenance.model} {card.provenance.revision}" for card in cards})
+                    models = sorted({_named(card.provenance) for card in cards})
                     raise ServerError(
                         f"the servers have different models: {', '.join(models)}", code="models"
                     )
-                self._card = cards[0]
+                self._card = replace(
+                    cards[0],
+                    max_body=min(card.max_body for card in cards),
+                    max_queue=min(card.max_queue for card in cards),
+                )
             return self._card
 
     def score_batch(
@@ -141,7 +149,8 @@ class RewardClient:
         Frames without times need to be `Clip`s: `read_clip(frames, fps=...)` makes one.
 
         Raises:
-            ServerError: a server refuses (`unauthorized`), or none could be reached in time (`unreachable`).
+            ServerError: a server refuses (`unauthorized`), has another model than it had (`models`), or none
+                could be reached in time (`unreachable`).
         """
         return self._score(videos, prompts, mode, on_error)
 
@@ -158,17 +167,17 @@ class RewardClient:
             raise ConfigError(f"expected as many prompts as videos, got {len(prompts)} and {len(videos)}")
         if on_error not in ("raise", "return"):
             raise ConfigError(f"on_error must be 'raise' or 'return', got {on_error!r}")
-        sampling = self.model_card().sampling
+        card = self.model_card()
         deadline = time.monotonic() + self.timeout
-        size = self.items_per_request
+        size = min(self.items_per_request, card.max_queue)
         parts = [slice(start, start + size) for start in range(0, len(videos), size)]
 
         def score_part(part: slice) -> list[VideoScore | QSaveError]:
             items = [
-                self._item(video, prompt, sampling)
+                self._item(video, prompt, card.sampling)
                 for video, prompt in zip(videos[part], prompts[part], strict=True)
             ]
-            return self._request(items, mode, deadline)
+            return self._results(items, mode, deadline, card)
 
         if len(parts) == 1:
             results = score_part(parts[0])
@@ -190,19 +199,39 @@ class RewardClient:
             video = error
         return Item(video, prompt)
 
-    def _request(
-        self, items: Sequence[Item], mode: WireMode, deadline: float
+    def _results(
+        self, items: Sequence[Item], mode: WireMode, deadline: float, card: ModelCard
     ) -> list[VideoScore | QSaveError]:
-        """Results of one request, errors of reading included, in order."""
-        sent = tuple(item for item in items if not isinstance(item.video, QSaveError))
-        scored: Iterator[VideoScore | QSaveError] = iter(())
-        if sent:
-            body = encode_request(Request(sent, mode, uuid.uuid4().hex))
-            rows = self._servers.ask(self.urls, "POST", "/v1/score", deadline, body).get("results")
-            if not isinstance(rows, list) or len(rows) != len(sent):
-                raise ServerError(f"expected {len(sent)} results, got another answer", code="bad_reply")
-            scored = iter([result_from_dict(row) for row in rows])
+        """Results in order, errors of reading included."""
+        sent = [item for item in items if not isinstance(item.video, QSaveError)]
+        scored = iter(self._request(sent, mode, deadline, card) if sent else ())
         return [item.video if isinstance(item.video, QSaveError) else next(scored) for item in items]
+
+    def _request(
+        self, items: Sequence[Item], mode: WireMode, deadline: float, card: ModelCard
+    ) -> list[VideoScore | QSaveError]:
+        """Results of clips that are sent together, or in halves where that is more than a server takes."""
+        body = encode_request(Request(tuple(items), mode, uuid.uuid4().hex))
+        length = sum(memoryview(part).nbytes for part in body)
+        if length > card.max_body:
+            middle = len(items) // 2
+            if middle:
+                halves = items[:middle], items[middle:]
+                return [one for half in halves for one in self._request(half, mode, deadline, card)]
+            message = f"the servers take at most {card.max_body} bytes of a clip, got {length}"
+            return [VideoError(message, code="too_large")]
+        rows = self._servers.ask(self.urls, "POST", "/v1/score", deadline, body).get("results")
+        if not isinstance(rows, list) or len(rows) != len(items):
+            raise ServerError(f"expected {len(items)} results, got another answer", code="bad_reply")
+        results = [result_from_dict(row) for row in rows]
+        for result in results:
+            if isinstance(result, VideoScore) and result.provenance != card.provenance:
+                raise ServerError(
+                    f"expected scores of {_named(card.provenance)}, a server gave those of "
+                    f"{_named(result.provenance)}; it was started anew with another model",
+                    code="models",
+                )
+        return results
 
     def _here(self) -> None:
         """After a fork: sockets and locks of the parent are not this process's."""
@@ -214,9 +243,14 @@ def _read_card(url: str, answer: dict[str, Any]) -> ModelCard:
     try:
         known = {field.name: answer[field.name] for field in fields(Provenance)}
         plan = answer["frame_plan"]
-        return ModelCard(Provenance(**known), Sampling(plan["max_frames"], plan["fps"]))
+        limits = {name: int(answer["limits"][name]) for name in ("max_body", "max_queue")}
+        return ModelCard(Provenance(**known), Sampling(plan["max_frames"], plan["fps"]), **limits)
     except (KeyError, TypeError, ConfigError) as error:
         raise ServerError(f"{url} does not say which model it has; is it a reward server?") from error
+
+
+def _named(provenance: Provenance) -> str:
+    return f"{provenance.model} {provenance.revision}"
 
 
 def _file(path: str) -> bytes:

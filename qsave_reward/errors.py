@@ -25,6 +25,10 @@ class QSaveError(Exception):
         super().__init__(message)
         self.code = code or self.default_code
 
+    def detach(self) -> None:
+        """Let go of where it came from: the frames of a traceback hold the clips that were worked on."""
+        self.__traceback__ = self.__cause__ = self.__context__ = None
+
     def to_dict(self) -> dict[str, str]:
         """`{"code": ..., "message": ...}`, the form used in JSON output."""
         return {"code": self.code, "message": str(self)}

@@ -11,7 +11,6 @@ never change the direct score.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from qsave_reward.processor import QSaveProcessor, resize_chunks
 from qsave_reward.prompt import direct_answer, parse_report
 from qsave_reward.slots import slot_positions, slot_token_ids
 from qsave_reward.slowfast import plan_chunks
-from qsave_reward.types import DIMENSIONS, DimensionScore, VideoScore
+from qsave_reward.types import VideoScore
 
 MAX_ANSWER_TOKENS = 384
 
@@ -58,6 +57,7 @@ class RewardModel(CheckpointScorer):
         )
         model, found = loaded
         refuse_other_weights(directory, list(found["missing_keys"]), what="lacks")
+        refuse_other_weights(directory, list(found["unexpected_keys"]), what="has unknown")
         return use_fast_vision(model.to(device)), processor
 
     def _prepare(self, video: Any, prompt: str) -> _Item:
@@ -77,7 +77,7 @@ class RewardModel(CheckpointScorer):
         )
         return dict(inputs.to(self.model.device))
 
-    def _direct(self, items: list[_Item]) -> list[VideoScore]:
+    def _direct(self, items: list[_Item]) -> list[VideoScore | AnswerError]:
         probs = self._read_slots(self._inputs(items, direct_answer()))
         return [self._card(item, row) for item, row in zip(items, probs, strict=True)]
 
@@ -101,25 +101,23 @@ class RewardModel(CheckpointScorer):
             except AnswerError as error:
                 cards.append(error)
                 continue
-            cards.append(replace(self._card(item, row), defects=report.defects, reasoning=report.reasoning))
+            card = self._card(item, row)
+            if isinstance(card, VideoScore):
+                card = replace(card, defects=report.defects, reasoning=report.reasoning)
+            cards.append(card)
         return cards
 
-    def _explained(self, items: list[_Item]) -> list[VideoScore]:
-        cards = []
+    def _explained(self, items: list[_Item]) -> list[VideoScore | AnswerError]:
+        cards: list[VideoScore | AnswerError] = []
         for card, reasoned in zip(self._direct(items), self._reasoned(items), strict=True):
-            if isinstance(reasoned, AnswerError):
+            if isinstance(card, AnswerError):
+                cards.append(card)
+            elif isinstance(reasoned, AnswerError):
                 warnings = (*card.warnings, f"the reasons could not be read: {reasoned}")
                 cards.append(replace(card, warnings=warnings))
             else:
                 cards.append(replace(card, defects=reasoned.defects, reasoning=reasoned.reasoning))
         return cards
-
-    def _card(self, item: _Item, probs: Sequence[Sequence[float]]) -> VideoScore:
-        scores = {
-            dimension: DimensionScore.from_probs(row)
-            for dimension, row in zip(DIMENSIONS, probs, strict=True)
-        }
-        return VideoScore(scores, self.provenance, warnings=item.warnings)
 
     @torch.inference_mode()
     def _read_slots(self, inputs: dict[str, torch.Tensor]) -> list[list[list[float]]]:
@@ -138,6 +136,7 @@ class RewardModel(CheckpointScorer):
             **inputs,
             do_sample=False,
             use_cache=True,  # trainers save a configuration that says no
+            suppress_tokens=[self.processor.image_token_id],  # it would ask for an image that is not there
             max_new_tokens=MAX_ANSWER_TOKENS,
             pad_token_id=self.processor.tokenizer.pad_token_id,
         )

@@ -109,9 +109,9 @@ class QSaveProcessor(ProcessorMixin):
         try:
             vision = AutoConfig.from_pretrained(name_or_path).vision_config
             tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-        except OSError as error:
+        except (OSError, ValueError, AttributeError) as error:  # nothing there, damaged, no vision tower
             raise ConfigError(
-                "expected a directory with a model or a hub id that can be reached, got "
+                "expected a directory with a vision-language model or a hub id that can be reached, got "
                 f"{str(name_or_path)!r}: {error}"
             ) from error
         if vision.temporal_patch_size != TEMPORAL_PATCH:

@@ -61,13 +61,15 @@ class Report:
 
 
 def check_prompt(prompt: str) -> None:
-    """A ConfigError (`code="empty_prompt"`) when a prompt has no visible character."""
+    """A ConfigError when a prompt has no visible character (`code="empty_prompt"`) or a broken one."""
     if not isinstance(prompt, str) or not prompt.strip():
         raise ConfigError(
             f"expected the text the video was generated from, got {prompt!r}; "
             "text alignment has no meaning without it",
             code="empty_prompt",
         )
+    if any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise ConfigError(f"expected a prompt of whole characters, got {ascii(prompt)}", code="broken_prompt")
 
 
 def build_messages(times: Sequence[float], prompt: str) -> list[dict[str, Any]]:

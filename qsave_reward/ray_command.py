@@ -53,7 +53,8 @@ def score_with_ray(requests: Sequence[tuple[str, str, str]], options: Mapping[st
     if options["html"] is not None:
         message = "a page needs the clips themselves, which --ray leaves on their nodes"
         raise typer.BadParameter(message, param_hint="--html")
-    from qsave_reward.ray_scoring import How, load_worker, score_on_ray
+    from qsave_reward.ray_scoring import load_worker, score_on_ray
+    from qsave_reward.ray_worker import How
     from qsave_reward.scoring import Job
     from qsave_reward.terminal import progress_bar
 

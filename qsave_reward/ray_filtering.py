@@ -19,10 +19,11 @@ from typing import Any
 from qsave_reward.errors import QSaveError, ServerError
 from qsave_reward.fields import show
 from qsave_reward.filtering import Done
-from qsave_reward.ray_scoring import How, score_parts
+from qsave_reward.ray_scoring import score_parts
+from qsave_reward.ray_worker import How
 from qsave_reward.results import result_from_dict
 from qsave_reward.scoring import Job
-from qsave_reward.shards import cut_jobs
+from qsave_reward.shards import cut_jobs, refuse_blind
 from qsave_reward.tables import FilePath
 from qsave_reward.types import VideoScore
 
@@ -48,13 +49,14 @@ def score_in_bulk(
     Raises:
         ConfigError: Ray is missing.
         ServerError: the cluster cannot be reached (`no_cluster`); the run broke off, or a node has other
-            weights or another version of the package (`ray`).
+            weights, another version of the package, or does not see a file that is here (`ray`).
     """
     expected = json.loads(json.dumps(asdict(load(1).provenance)))
     parts = cut_jobs(jobs, batch_size=batch_size)
     starts = [0, *accumulate(map(len, parts))]
 
     def finished(number: int, lines: Sequence[str]) -> None:
+        refuse_blind(parts[number], lines)
         done(starts[number], [_result(json.loads(line), expected) for line in lines])
 
     score_parts(

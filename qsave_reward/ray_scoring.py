@@ -18,50 +18,20 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from qsave_reward.data import write_lines
-from qsave_reward.errors import ConfigError, QSaveError, ServerError
+from qsave_reward.errors import ServerError
 from qsave_reward.ray_cluster import WORKER_ENV, Share, import_ray, ray_cluster, ray_stderr, share_out
-from qsave_reward.scoring import Job, Scored, score_jobs, score_row
+from qsave_reward.ray_worker import How, ShardScorer
+from qsave_reward.scoring import Job
 from qsave_reward.server.worker import Worker
-from qsave_reward.shards import plan_shards, read_shards, write_shard
+from qsave_reward.shards import plan_shards, read_shards, refuse_blind, write_shard
 from qsave_reward.tables import FilePath
-from qsave_reward.types import VideoScore
 
 BATCH_SECONDS = 600.0
 """Time in which a batch has to be scored; then its clips are tried one by one."""
-
-READERS = 8
-"""Most batches of one worker that are read or scored at a time."""
-
-
-@dataclass(frozen=True)
-class How:
-    """How clips are scored.
-
-    Attributes:
-        explain: whether defects are named.
-        reasoning: whether the written reasons are kept; needs `explain`.
-        batch_size: clips read and scored together, at least 1.
-        fps: frame rate that overrules what the files say, in frames per second, or `None`.
-        decoder: as for `read_clip`.
-    """
-
-    explain: bool = True
-    reasoning: bool = False
-    batch_size: int = 4
-    fps: float | None = None
-    decoder: str = "pyav"
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or (self.reasoning and not self.explain):
-            raise ConfigError(
-                "expected a batch size of at least 1, and reasons only with defects; got "
-                f"batch_size={self.batch_size}, explain={self.explain}, reasoning={self.reasoning}"
-            )
 
 
 class RayRun(NamedTuple):
@@ -131,6 +101,7 @@ def score_on_ray(
         advance(reused)
 
     def finished(number: int, lines: Sequence[str]) -> None:
+        refuse_blind(missing[number].jobs, lines)
         write_shard(missing[number], lines)
         advance(len(lines))
 
@@ -219,76 +190,3 @@ def _scored(
 def _broken_off(reason: str) -> ServerError:
     message = f"the run on Ray broke off: {reason}; run it again to go on with what is left"
     return ServerError(message, code="ray")
-
-
-class ShardScorer:
-    """Body of a Ray worker: takes a shard's jobs, gives its lines."""
-
-    def __init__(self, load: Callable[[int], Any], threads: int, how: How) -> None:
-        self._scorer = load(threads)
-        self._how = how
-        self._provenance = asdict(self._scorer.provenance)
-        # While one batch is in the model, others are read.
-        self._threads = ThreadPoolExecutor(min(READERS, max(2, threads)))
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Args:
-            row: `shard`, `folder` that relative paths count from, and `jobs` as JSON.
-
-        Returns:
-            `shard`, `lines` joined by newlines, and `failed`: why there are none, when the model cannot be
-            loaded or fails for every clip of a batch.
-        """
-        jobs = [Job(*fields) for fields in json.loads(row["jobs"])]
-        try:
-            return {"shard": row["shard"], "lines": "\n".join(self._lines(row["folder"], jobs)), "failed": ""}
-        except ServerError as error:
-            return {"shard": row["shard"], "lines": "", "failed": str(error)}
-
-    def _lines(self, folder: str, jobs: Sequence[Job]) -> list[str]:
-        size = self._how.batch_size
-        batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
-        tries = list(self._threads.map(lambda batch: self._try(folder, batch), batches))
-        lines = []
-        for batch, found in zip(batches, tries, strict=True):
-            # Alone with the model: whatever fails now is to blame itself.
-            results = self._one_by_one(folder, batch) if isinstance(found, Exception) else found
-            for job, result in zip(batch, results, strict=True):
-                row = score_row(Scored(job, result, None), self._provenance, reasoning=self._how.reasoning)
-                lines.append(json.dumps(row))
-        return lines
-
-    def _one_by_one(self, folder: str, batch: Sequence[Job]) -> list[VideoScore | QSaveError]:
-        results: list[VideoScore | QSaveError] = []
-        faults = 0  # it takes more than one to blame the model
-        for job in batch:
-            found = self._try(folder, [job])
-            if isinstance(found, Exception):
-                faults += 1
-                reason = str(found).strip().partition("\n")[0] or type(found).__name__
-                found = [ServerError(f"scoring this clip failed: {reason}", code="scoring_failed")]
-            results += found
-        if len(batch) > 1 and faults == len(batch):
-            raise ServerError(f"none of {faults} clips from {batch[0].name} on can be scored: {results[0]}")
-        return results
-
-    def _try(self, folder: str, batch: Sequence[Job]) -> list[VideoScore | QSaveError] | Exception:
-        """Results of some jobs, or what went wrong with them as a whole."""
-        located = [job._replace(path=_absolute(folder, job.path)) for job in batch]
-        try:
-            scored = score_jobs(
-                self._scorer,
-                located,
-                batch_size=len(located),
-                explain=self._how.explain,
-                reading={"fps": self._how.fps, "decoder": self._how.decoder},
-            )
-            return [one.result for one in scored]
-        except Exception as error:  # a fault of a library or a process that died: not to be guessed at
-            if isinstance(error, ServerError) and error.code == "no_worker":
-                raise
-            return error
-
-
-def _absolute(folder: str, path: str) -> str:
-    return path if "://" in path else os.path.join(folder, path)

@@ -101,9 +101,10 @@ class ScoreLog:
         batch: dict[bytes, LoggedScore] = {}
         with open(self._path, "rb") as file:
             for place, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    break
                 try:
+                    if not line.endswith(b"\n"):
+                        _check_torn(line)
+                        break
                     clip, score, left = self._parse(line)
                 except ConfigError as error:
                     raise ConfigError(f"{self._path}, line {place}: {error}; choose another --out") from error
@@ -161,6 +162,13 @@ def open_log(path: str, provenance: Provenance) -> Iterator[ScoreLog]:
 
 def _digest(clip: LoggedClip) -> bytes:
     return hashlib.blake2b(json.dumps(clip).encode(), digest_size=16).digest()
+
+
+def _check_torn(line: bytes) -> None:
+    """Refuse a last line that is no beginning of one of a log: cutting it off would lose what is not ours."""
+    begin = b'{"position": '
+    if not (line.startswith(begin) or begin.startswith(line)):
+        raise ConfigError(f"expected a line of a score log, got {show(line)}")
 
 
 def _score(row: Mapping[str, Any]) -> LoggedScore:

@@ -16,6 +16,8 @@ from qsave_reward.wire import MEDIA_TYPE
 
 _RETRIED = (429, 500, 502, 503, 504)
 """Statuses worth another try. Scoring changes nothing, so that trying again is always safe."""
+_UNABLE = 503
+"""The server's own trouble, such as a worker that does not start, even if it is said of each clip."""
 _LONGEST_PAUSE = 30.0
 _BLOCK = 1 << 18
 
@@ -85,7 +87,7 @@ class ServerPool:
         """One try at one server.
 
         Raises:
-            _TryAgain: it was not reached, or has no time.
+            _TryAgain: it was not reached, has no time, or none of its workers starts.
             ServerError: it refuses.
         """
         headers = {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
@@ -105,10 +107,11 @@ class ServerPool:
             answer = reply.json()
         except (ValueError, RecursionError):
             answer = {}
-        if isinstance(answer, dict) and (reply.status_code == 200 or "results" in answer):
+        status = reply.status_code
+        if isinstance(answer, dict) and (status == 200 or ("results" in answer and status != _UNABLE)):
             return answer  # errors of single clips are in it
-        refusal = _refusal(url, reply.status_code, answer)
-        if reply.status_code in _RETRIED:
+        refusal = _refusal(url, status, answer)
+        if status in _RETRIED:
             raise _TryAgain(refusal, _pause(reply.headers.get("retry-after", "")))
         raise refusal
 
@@ -130,7 +133,9 @@ def _blocks(parts: Sequence[Any]) -> Iterator[Any]:
 
 
 def _refusal(url: str, status: int, answer: Any) -> ServerError:
-    error = answer.get("error") if isinstance(answer, dict) else None
+    rows = answer.get("results") if isinstance(answer, dict) else None
+    first = rows[0] if isinstance(rows, list) and rows else answer
+    error = first.get("error") if isinstance(first, dict) else None
     if isinstance(error, dict) and isinstance(error.get("code"), str):
         return ServerError(f"{url} answers {status}: {error.get('message')}", code=error["code"])
     return ServerError(f"{url} answers {status}; is it a reward server?", code="bad_reply")

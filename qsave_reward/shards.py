@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qsave_reward.data import make_folder, write_lines
-from qsave_reward.errors import ConfigError
+from qsave_reward.errors import ConfigError, ServerError
 from qsave_reward.scoring import Job, file_stamp
 from qsave_reward.tables import FilePath
 
@@ -81,6 +81,19 @@ def write_shard(shard: Shard, lines: Sequence[str]) -> None:
     if len(lines) != len(shard.jobs):
         raise ConfigError(f"expected {len(shard.jobs)} lines for {shard.path.name}, got {len(lines)}")
     write_lines(shard.path, lines)
+
+
+def refuse_blind(jobs: Sequence[Job], lines: Sequence[str]) -> None:
+    """Refuse lines of another machine that did not find a file which is here: they would stand for good.
+
+    Raises:
+        ServerError: (`code="ray"`) there is such a line.
+    """
+    for job, line in zip(jobs, lines, strict=True):
+        error = json.loads(line)["error"]
+        if error and error["code"] in ("not_found", "not_a_file") and os.path.isfile(job.path):
+            message = f"a node does not see {job.path}, which is here; all nodes need the same folders"
+            raise ServerError(message, code="ray")
 
 
 def read_shards(shards: Sequence[Shard]) -> Iterator[str]:

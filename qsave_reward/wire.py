@@ -123,8 +123,8 @@ def encode_request(request: Request) -> list[Any]:
 def decode_request(body: bytes | bytearray | memoryview) -> Request:
     """Read a body.
 
-    A clip whose own description is wrong (a side of 3 pixels, times that run backwards) becomes an item that
-    holds its error; what makes the whole body unreadable is raised.
+    A clip whose own description is wrong (a side of 3 pixels, times that run backwards, a prompt that is too
+    long) becomes an item that holds its error; what makes the whole body unreadable is raised.
 
     Raises:
         ConfigError: (`code="bad_request"`) a header that is not what the module text says, or a body
@@ -141,7 +141,9 @@ def decode_request(body: bytes | bytearray | memoryview) -> Request:
         size = _announced(row)
         if start + size > len(body):
             raise _bad(f"the body ends after {len(body)} bytes; its items need at least {start + size}")
-        if "shape" in row:
+        if isinstance(item.video, QSaveError):
+            pass
+        elif "shape" in row:
             item = _with_frames(item, row, view[start : start + size])
         elif "bytes" in row:
             item = Item(view[start : start + size], item.prompt, item.id)
@@ -190,14 +192,21 @@ def _item(row: Any) -> Item:
         raise _bad(f"item: expected an object with fields of {', '.join(sorted(_FIELDS))}, got {show(row)}")
     if sum(kind in row for kind in ("shape", "bytes", "path")) != 1:
         raise _bad(f"item: expected exactly one of shape, bytes and path, got {show(row)}")
+    if not isinstance(given := row.get("prompt"), str):
+        raise _bad(f"item: prompt: expected text, got {show(given)}")
+    name = _name(row, "id")
+    if len(given) > MAX_PROMPT:
+        message = f"expected a prompt of at most {MAX_PROMPT} characters, got {len(given)}"
+        return Item(ConfigError(message, code="long_prompt"), "", name)
     try:
         prompt = text(row, "prompt", empty=True)
+    except ConfigError as error:
+        return Item(error, "", name)
+    try:
         path = WirePath(text(row, "path")) if "path" in row else None
     except ConfigError as error:
         raise _bad(f"item: {error}") from error
-    if len(prompt) > MAX_PROMPT:
-        raise _bad(f"prompt: expected at most {MAX_PROMPT} characters, got {len(prompt)}")
-    return Item(path or b"", prompt, _name(row, "id"))
+    return Item(path or b"", prompt, name)
 
 
 def _announced(row: Mapping[str, Any]) -> int:

@@ -184,7 +184,10 @@ def test_answers_that_make_no_sense_are_errors():
             assert caught.value.code == "bad_reply"
 
 
-PLAN = {"frame_plan": {"max_frames": 8, "fps": None}}
+PLAN = {
+    "frame_plan": {"max_frames": 8, "fps": None},
+    "limits": {"max_body": 1 << 28, "max_queue": 512},
+}
 
 
 def scores_in_child(client, connection):

@@ -14,6 +14,7 @@ from qsave_reward.types import DIMENSIONS, VideoScore
 from qsave_reward.video import read_clip
 
 CARD = {"model": "m", "revision": "r", "prompt_version": "1", "frame_plan": {"max_frames": 8, "fps": None}}
+ANSWER = {**CARD, "limits": {"max_body": 1 << 28, "max_queue": 512}}
 SCORE = {"mean": 3.0, "std": 1.0, "probs": [0.2] * 5}
 ROW = {
     "scores": dict.fromkeys(DIMENSIONS, SCORE),
@@ -92,7 +93,7 @@ def clip():
 
 
 def test_a_right_reply_is_read(clip):
-    with answering(reply(json.dumps(CARD).encode()), rows(ROW)) as url:
+    with answering(reply(json.dumps(ANSWER).encode()), rows(ROW)) as url:
         (card,) = RewardClient(url).score_batch([clip], ["x"])
     assert isinstance(card, VideoScore) and card.overall == 3.0
 
@@ -100,7 +101,7 @@ def test_a_right_reply_is_read(clip):
 @pytest.mark.parametrize("name", REPLIES)
 def test_a_wrong_reply_is_a_typed_error(clip, name):
     data, code = REPLIES[name]
-    with answering(reply(json.dumps(CARD).encode()), data) as url, pytest.raises(ServerError) as caught:
+    with answering(reply(json.dumps(ANSWER).encode()), data) as url, pytest.raises(ServerError) as caught:
         RewardClient(url, timeout=0.2).score_batch([clip], ["x"])
     assert caught.value.code == code
     with answering(data, b"") as url, pytest.raises(ServerError):

@@ -202,7 +202,7 @@ def test_a_base_model_is_not_a_reward_model(tmp_path):
     with pytest.raises(ConfigError, match="has to be trained first"):
         RewardModel.from_pretrained(copy)
     (copy / "qsave.json").write_text("{")
-    with pytest.raises(ConfigError, match="not valid JSON"):
+    with pytest.raises(ConfigError, match="no JSON that can be read"):
         RewardModel.from_pretrained(copy)
 
 
@@ -216,7 +216,7 @@ def test_a_checkpoint_with_a_weight_missing_is_not_filled_up_at_random(tmp_path)
 
 
 def test_no_model_at_a_path_is_said_before_training_starts(tmp_path):
-    with pytest.raises(ConfigError, match="expected a directory with a model"):
+    with pytest.raises(ConfigError, match="expected a directory with a vision-language model"):
         QSaveProcessor.for_model(tmp_path / "nothing")
 
 

@@ -44,7 +44,7 @@ LAYERS = [
         "report",
         "doctor",
     ],
-    ["shards", "ray_cluster", "ray_filtering", "ray_scoring", "server", "speed"],
+    ["shards", "ray_cluster", "ray_worker", "ray_filtering", "ray_scoring", "server", "speed"],
     [
         "terminal",
         "command_options",

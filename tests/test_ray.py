@@ -28,7 +28,8 @@ from qsave_reward.clip_list import read_clip_list
 from qsave_reward.errors import ServerError
 from qsave_reward.filtering import filter_clips
 from qsave_reward.ray_cluster import import_ray
-from qsave_reward.ray_scoring import How, score_on_ray
+from qsave_reward.ray_scoring import score_on_ray
+from qsave_reward.ray_worker import How
 from qsave_reward.scoring import Job
 from qsave_reward.selection import Selection, parse_keep
 from qsave_reward.video import read_clip

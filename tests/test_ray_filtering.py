@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from ray_cases import clip_jobs
 
 from qsave_reward import ray_filtering
-from qsave_reward.errors import QSaveError, ServerError
+from qsave_reward.errors import QSaveError, ServerError, VideoError
 from qsave_reward.ray_filtering import score_in_bulk
-from qsave_reward.ray_scoring import ShardScorer
+from qsave_reward.ray_worker import ShardScorer
 from qsave_reward.scoring import score_jobs
 from qsave_reward.types import VideoScore
 
@@ -127,6 +127,23 @@ def test_lines_of_workers_become_results_in_their_places(tmp_path, monkeypatch):
         else:
             assert isinstance(found[i], VideoScore) and found[i].to_dict() == expected.to_dict()
     assert sorted(found) == [0, 1, 2, 3, 4]
+
+
+def test_a_node_that_does_not_see_the_files_breaks_the_run_off(tmp_path, monkeypatch):
+    jobs = clip_jobs(tmp_path, "abc")
+
+    def blind(scorer, folder, batch):
+        return [VideoError("expected a file", code="not_found") for _ in batch]
+
+    monkeypatch.setattr(ray_filtering, "score_parts", in_this_process(ray_cases.fake))
+    monkeypatch.setattr(ShardScorer, "_try", blind)
+    score = partial(score_in_bulk, load=ray_cases.fake, batch_size=2, log="ray.log")
+    with pytest.raises(ServerError, match=r"a node does not see .*\.mp4, which is here") as caught:
+        score(jobs, lambda start, results: pytest.fail("it was taken"))
+    assert caught.value.code == "ray"
+    gone, found = [job._replace(path="/no/such.mp4") for job in jobs], []
+    score(gone, lambda start, results: found.extend(results))
+    assert [one.code for one in found] == ["not_found"] * 3
 
 
 def test_scores_of_another_model_are_refused(tmp_path, monkeypatch):

@@ -11,7 +11,8 @@ from ray_cases import clip_jobs, plain_lines
 
 from qsave_reward.errors import ConfigError
 from qsave_reward.ray_cluster import import_ray, ray_cluster
-from qsave_reward.ray_scoring import How, ShardScorer, score_on_ray
+from qsave_reward.ray_scoring import score_on_ray
+from qsave_reward.ray_worker import How, ShardScorer
 from qsave_reward.scoring import Job
 
 
@@ -47,8 +48,19 @@ def test_a_model_that_chokes_on_everything_is_to_blame_itself(tmp_path):
     jobs = clip_jobs(tmp_path, ["a", "b", "bad", "bad"])
     load = partial(ray_cases.noting, str(tmp_path / "notes"))
     _, failed = shard_lines(load, jobs, How(batch_size=2))
-    assert failed.startswith("none of 2 clips from 2.mp4 on can be scored: ") and "choked" in failed
+    assert failed.startswith("none of 2 clips up to 3.mp4 can be scored: ") and "choked" in failed
     assert shard_lines(ray_cases.unloadable, jobs, How())[1].endswith("no such device")
+
+
+def test_a_broken_model_is_noticed_with_single_clips_too(tmp_path):
+    load = partial(ray_cases.noting, str(tmp_path / "notes"))
+    few, how = clip_jobs(tmp_path, ["bad"] * 3 + ["a"] + ["bad"] * 3), How(batch_size=1)
+    lines, failed = shard_lines(load, few, how)
+    assert (
+        not failed
+        and [json.loads(line)["error"] is None for line in lines] == [False] * 3 + [True] + [False] * 3
+    )
+    assert "none of 4 clips up to 3.mp4" in shard_lines(load, clip_jobs(tmp_path, ["bad"] * 5), how)[1]
 
 
 @pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"explain": False, "reasoning": True}])

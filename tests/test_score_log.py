@@ -104,6 +104,22 @@ def test_a_file_that_is_no_score_log_is_refused_and_left_alone(folder, line) -> 
     assert (folder / "out/scores.jsonl").read_text() == f"{line}\nrest"
 
 
+@pytest.mark.parametrize("tail", [b'{"a": 1}', b"x"])
+def test_the_only_line_of_another_file_is_not_cut_off(tmp_path, tail) -> None:
+    path = tmp_path / "scores.jsonl"
+    path.write_bytes(tail)
+    with (
+        pytest.raises(ConfigError, match="expected a line of a score log"),
+        open_log(str(path), FakeModel().provenance),
+    ):
+        pass
+    assert path.read_bytes() == tail
+    for torn in (b'{"posi', b'{"position": 0, "vid'):
+        path.write_bytes(torn)
+        with open_log(str(path), FakeModel().provenance):
+            assert path.read_bytes() == b""
+
+
 def test_one_process_at_a_time(folder) -> None:
     model = FakeModel()
     (folder / "out").mkdir()

@@ -219,7 +219,7 @@ def test_a_full_queue_is_429_and_what_waits_is_answered():
         first.join(20)
         assert replies[0].status_code == 200
         assert post(url, body).status_code == 200  # the places are free again
-        assert post(url, body_of(*[Item(gray(1), "x")] * 4)).status_code == 429  # larger than the queue
+        assert post(url, body_of(*[Item(gray(1), "x")] * 4)).status_code == 413  # larger than the queue
 
 
 def test_a_poisoned_batch_costs_only_the_culprit(caplog):

@@ -15,7 +15,8 @@ from served import HTTP, GatedModel, served, wait_until
 
 from qsave_reward.errors import ServerError
 from qsave_reward.server import batching
-from qsave_reward.server.batching import FREE_PROMPT, STARTS, Load
+from qsave_reward.server.batching import STARTS
+from qsave_reward.server.load import FREE_PROMPT, Load
 from qsave_reward.server.settings import Settings
 from qsave_reward.server.worker import Worker
 from qsave_reward.video import read_clip

@@ -94,7 +94,6 @@ SIZE = 2 * 16 * 16 * 3
         raw({"items": [{"prompt": "x", "path": "a"}], "mod": "direct"}),
         raw({"items": [{"prompt": "x", "path": "a"}], "request_id": 5}),
         raw({"items": [{"prompt": "x", "path": "a"}], "request_id": ""}),
-        raw({"items": [{"prompt": "x" * 5000, "path": "a"}]}),
         raw({"items": [{"prompt": 5, "path": "a"}]}),
         raw({"items": [{"path": "a"}]}),
         raw({"items": [{"prompt": "x", "path": ""}]}),
@@ -126,6 +125,8 @@ def test_an_unreadable_body_is_a_bad_request(body):
     ("change", "code"),
     [
         ({"fps": 0}, "no_fps"),
+        ({"prompt": "x" * 5000}, "long_prompt"),
+        ({"prompt": "\ud800"}, "bad_config"),
         ({"warnings": [5]}, "bad_request"),
         ({"fps": None}, "bad_config"),
         ({"fps": "8"}, "bad_config"),

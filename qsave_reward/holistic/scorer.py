@@ -22,7 +22,7 @@ from qsave_reward.holistic.network import HolisticModel
 from qsave_reward.holistic.text import Reading, compose, level_token_ids, pad
 from qsave_reward.holistic.views import VIEWS, Views, make_views, stack
 from qsave_reward.prompt import check_prompt
-from qsave_reward.types import DIMENSIONS, DimensionScore, VideoScore
+from qsave_reward.types import DIMENSIONS, VideoScore
 
 NO_REASONS = "this model names no defects and writes no reasons"
 OVERALL_ONLY = "this model judges the whole: its one score stands for all three dimensions"
@@ -57,7 +57,7 @@ class HolisticScorer(CheckpointScorer):
         return _Item(views, compose(self.processor, config, prompt), tuple(warnings))
 
     @torch.inference_mode()
-    def _direct(self, items: list[_Item]) -> list[VideoScore]:
+    def _direct(self, items: list[_Item]) -> list[VideoScore | AnswerError]:
         inputs = model_inputs(
             [item.views for item in items], [item.reading for item in items], device=self.model.device
         )
@@ -68,12 +68,11 @@ class HolisticScorer(CheckpointScorer):
     def _reasoned(self, items: list[_Item]) -> list[AnswerError]:
         return [AnswerError(NO_REASONS, code="no_reasons") for _ in items]
 
-    def _explained(self, items: list[_Item]) -> list[VideoScore]:
-        return [replace(card, warnings=(*card.warnings, NO_REASONS)) for card in self._direct(items)]
-
-    def _card(self, item: _Item, rows: list[list[float]]) -> VideoScore:
-        scores = [DimensionScore.from_probs(row) for row in rows]
-        return VideoScore(dict(zip(DIMENSIONS, scores, strict=True)), self.provenance, warnings=item.warnings)
+    def _explained(self, items: list[_Item]) -> list[VideoScore | AnswerError]:
+        return [
+            replace(card, warnings=(*card.warnings, NO_REASONS)) if isinstance(card, VideoScore) else card
+            for card in self._direct(items)
+        ]
 
 
 def load_holistic(directory: Path, *, dtype: torch.dtype) -> tuple[Any, Any]:

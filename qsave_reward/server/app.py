@@ -53,10 +53,16 @@ class Service:
         self.batcher = Batcher(replicas, self.plan, settings, self.meters)
         self.intake = Intake(self.plan, settings, self.meters)
         self.engine = Engine(self.batcher, self.intake)
-        self.ready = False
+        self.warm = False
+        self.meters.ready.set_function(lambda: float(self.ready))
+
+    @property
+    def ready(self) -> bool:
+        """Whether scores can be had."""
+        return self.warm and self.batcher.able
 
     async def warm_up(self) -> None:
-        """Have every replica score a clip, again and again until all have; then the server is ready."""
+        """Have every replica score a clip, again and again until all have; then the server is warm."""
         waiting = list(self.replicas)
         while waiting:
             tries = await asyncio.gather(
@@ -69,13 +75,11 @@ class Service:
             waiting = [r for r, done in zip(waiting, tries, strict=True) if isinstance(done, BaseException)]
             if waiting:
                 await asyncio.sleep(_WARM_UP_PAUSE)
-        self.ready = True
-        self.meters.ready.set(1)
+        self.warm = True
         _log.info("ready: model %s, revision %s", self.provenance.model, self.provenance.revision)
 
     async def close(self) -> None:
-        self.ready = False
-        self.meters.ready.set(0)
+        self.warm = False
         await self.batcher.close()
         self.intake.close()
 

@@ -4,7 +4,8 @@ A batch holds clips of one mode up to a budget of visual tokens; the longest of 
 each clip, since the others are padded to it. It leaves at once for a replica that does nothing; for one at
 work, when the budget is full or when its first clip has waited for the window, whichever is earlier: a lone
 clip waits for nobody, and under load the next batch fills while the replica works. A batch that fails is
-halved until the clip to blame stands alone: the others get their scores.
+halved until the clip to blame stands alone: the others get their scores. A replica whose worker does not
+start rests for a while, and others take its batch.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qsave_reward.errors import QSaveError, ServerError
+from qsave_reward.server.load import Load, visual_tokens
 from qsave_reward.server.meters import Meters
 from qsave_reward.server.settings import Settings
-from qsave_reward.slowfast import FramePlan, chunk_grids
+from qsave_reward.slowfast import FramePlan
 from qsave_reward.types import VideoScore
 from qsave_reward.video import Clip
 from qsave_reward.wire import WireMode
@@ -33,12 +35,11 @@ _log = logging.getLogger(__name__)
 BATCHES_AT_ONCE = 2
 """Batches a replica works on: one is prepared while the other is in its forward pass."""
 
-FREE_PROMPT = 512
-"""Bytes of a prompt, each a token at most, that the budget does not count: few prompts are longer."""
-
 STARTS = 3
 """How often a batch waits for a worker that does not start."""
 _START_PAUSE = 1.0
+REST = 10.0
+"""Seconds for which a replica whose worker did not start gets no batch, unless it is the only one."""
 
 
 @dataclass(eq=False)
@@ -56,34 +57,6 @@ class Ticket:
     )
 
 
-def visual_tokens(clip: Clip, plan: FramePlan) -> int:
-    """Most visual tokens the plan may give to a clip."""
-    chunks = math.ceil(len(clip.times) / 2)
-    height, width = clip.frames.shape[1:3]
-    slow, _ = chunk_grids(height, width, chunks, 0, plan)
-    return chunks * math.prod(slow)
-
-
-class Load:
-    """What a batch takes of the budget, clip by clip."""
-
-    def __init__(self, budget: int) -> None:
-        self.budget = budget
-        self.clips = self.tokens = self.longest = 0
-
-    def take(self, tokens: int, prompt: str) -> bool:
-        """Whether a clip of `tokens` visual tokens still fits; then it counts. The first one always fits."""
-        longest = max(self.longest, len(prompt.encode(errors="replace")) - FREE_PROMPT)
-        if self.clips and self.tokens + tokens + (self.clips + 1) * longest > self.budget:
-            return False
-        self.clips, self.tokens, self.longest = self.clips + 1, self.tokens + tokens, longest
-        return True
-
-    @property
-    def full(self) -> bool:
-        return self.tokens + self.clips * self.longest >= self.budget
-
-
 class Batcher:
     """The queue before the replicas. Everything but the scoring happens on the event loop."""
 
@@ -98,6 +71,9 @@ class Batcher:
         self._change = asyncio.Event()
         self._threads = ThreadPoolExecutor(len(replicas) * BATCHES_AT_ONCE, thread_name_prefix="score")
         self._busy = [0] * len(replicas)  # batches that each replica works on
+        self._rests_until = [0.0] * len(replicas)
+        self._slots = [asyncio.Semaphore(BATCHES_AT_ONCE) for _ in replicas]
+        self._alone = [asyncio.Lock() for _ in replicas]
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -118,8 +94,13 @@ class Batcher:
         """Take `count` places in the queue, to be given back by `release`.
 
         Raises:
-            ServerError: (`code="busy"`) when there are not that many.
+            ServerError: (`code="busy"`) when there are not that many now; (`too_many_clips`) when never.
         """
+        if count > self.settings.max_queue:
+            raise ServerError(
+                f"expected at most {self.settings.max_queue} clips in a request, got {count}",
+                code="too_many_clips",
+            )
         if self.promised + count > self.settings.max_queue:
             self.meters.refused.labels("busy").inc(count)
             raise ServerError(
@@ -154,7 +135,7 @@ class Batcher:
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._change.wait(), wait)
             elif batch := self._take():
-                replica = self._busy.index(min(self._busy))
+                replica = min(self._free(), key=self._busy.__getitem__)
                 self._busy[replica] += 1
                 task = asyncio.create_task(self._work(replica, batch))
                 self._tasks.add(task)
@@ -162,16 +143,29 @@ class Batcher:
 
     def _wait(self) -> float | None:
         """Seconds until the next batch leaves, if nothing changes; `None` when something has to change."""
-        busy = min(self._busy)
-        if busy >= BATCHES_AT_ONCE or not self._prune():
+        now = time.monotonic()
+        if not self._prune():
             return None
-        if busy == 0 or self._full():
+        if not (free := self._free()):
+            return min((until - now for until in self._rests_until if until > now), default=None)
+        if any(self._busy[replica] == 0 for replica in free) or self._full():
             return 0.0
-        return max(0.0, self.waiting[0].arrived + self.settings.batch_window - time.monotonic())
+        return max(0.0, self.waiting[0].arrived + self.settings.batch_window - now)
+
+    def _free(self) -> list[int]:
+        """Replicas that may get a batch."""
+        now = time.monotonic()
+        states = enumerate(zip(self._busy, self._rests_until, strict=True))
+        return [i for i, (busy, until) in states if busy < BATCHES_AT_ONCE and until <= now]
+
+    @property
+    def able(self) -> bool:
+        """Whether any replica is to be had; otherwise no worker starts."""
+        return min(self._rests_until) <= time.monotonic()
 
     async def _work(self, replica: int, batch: list[Ticket]) -> None:
         try:
-            await self._score(self.replicas[replica], batch)
+            await self._score(replica, batch)
         finally:
             self._busy[replica] -= 1
             self._change.set()
@@ -209,7 +203,7 @@ class Batcher:
         self.waiting = left
         return batch
 
-    async def _score(self, replica: Any, batch: list[Ticket]) -> None:
+    async def _score(self, replica: int, batch: list[Ticket]) -> None:
         self.meters.batch.observe(len(batch))
         self.meters.tokens.inc(sum(ticket.tokens for ticket in batch))
         started = time.monotonic()
@@ -219,12 +213,17 @@ class Batcher:
         pace = len(batch) / max(seconds, 1e-6) * len(self.replicas)
         self.pace = pace if not self.pace else 0.8 * self.pace + 0.2 * pace
 
-    async def _try(self, replica: Any, batch: list[Ticket], *, retry: bool) -> None:
+    async def _try(self, replica: int, batch: list[Ticket], *, retry: bool) -> None:
         batch = [ticket for ticket in batch if not ticket.result.done()]
         if not batch:
             return
         try:
-            results = await self._judge(replica, batch)
+            if retry:
+                async with self._slots[replica]:
+                    results = await self._judge(replica, batch)
+            else:  # with the replica to itself: the other batch may be what brings the worker down
+                async with self._alone[replica], self._slots[replica], self._slots[replica]:
+                    results = await self._judge(replica, batch)
         except Exception as error:  # a fault of a library or a worker that died: not to be guessed at
             _log.warning("a batch of %d failed: %r", len(batch), error)
             self.meters.failed_batches.inc()
@@ -238,20 +237,30 @@ class Batcher:
                 _log.error("a clip could not be scored", exc_info=error)
                 _settle(batch[0], ServerError("scoring this clip failed twice", code="scoring_failed"))
             return
+        if results is None:
+            self.waiting.extendleft(reversed(batch))
+            return
         for ticket, result in zip(batch, results, strict=True):
             _settle(ticket, result)
 
-    async def _judge(self, replica: Any, batch: list[Ticket]) -> Sequence[VideoScore | QSaveError]:
-        """The results; a worker that does not start is no fault of the batch, which waits for another try."""
+    async def _judge(self, replica: int, batch: list[Ticket]) -> Sequence[VideoScore | QSaveError] | None:
+        """The results; a worker that does not start is no fault of the batch, which waits for another try.
+
+        Returns:
+            `None` when another replica is to score the batch.
+        """
         loop = asyncio.get_running_loop()
         for _ in range(STARTS):
             try:
-                return await loop.run_in_executor(self._threads, judge, replica, batch)
+                return await loop.run_in_executor(self._threads, judge, self.replicas[replica], batch)
             except ServerError as error:
                 if error.code != "no_worker":
                     raise
                 _log.warning("a batch of %d waits: %s", len(batch), error)
             await asyncio.sleep(_START_PAUSE)
+        self._rests_until[replica] = time.monotonic() + REST
+        if self.able:
+            return None
         return [ServerError("the worker process does not start", code="no_worker") for _ in batch]
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from qsave_reward.client import RewardClient
 from qsave_reward.errors import ServerError
 from qsave_reward.model import RewardModel
-from qsave_reward.server.batching import visual_tokens
+from qsave_reward.server.load import visual_tokens
 from qsave_reward.server.settings import Settings
 from qsave_reward.video import Clip, Sampling, read_clip
 from qsave_reward.world import WorldConfig, world_item

@@ -17,7 +17,7 @@ from qsave_reward.server.intake import Intake
 from qsave_reward.types import VideoScore
 from qsave_reward.wire import Item, Request
 
-STATUS = {"timeout": 504, "shutting_down": 503, "busy": 429, "scoring_failed": 500}
+STATUS = {"timeout": 504, "shutting_down": 503, "busy": 429, "too_many_clips": 413, "scoring_failed": 500}
 """HTTP status of a `ServerError` by its code; 503 for others."""
 
 
@@ -93,7 +93,9 @@ class Engine:
 
     async def _one(self, item: Item, mode: Any, deadline: float) -> VideoScore | QSaveError:
         result: VideoScore | QSaveError
-        if not item.prompt.strip():
+        if isinstance(item.video, QSaveError):
+            result = item.video
+        elif not item.prompt.strip():
             result = ConfigError("expected a prompt, got an empty one", code="empty_prompt")
         else:
             try:
@@ -102,15 +104,17 @@ class Engine:
                 )
             except asyncio.TimeoutError:
                 result = too_late()
+        if isinstance(result, QSaveError):
+            result.detach()  # results are remembered, bodies are not
         outcome = result.code if isinstance(result, QSaveError) else "scored"
         self.batcher.meters.clips.labels(outcome).inc()
         return result
 
     async def _judge(self, item: Item, mode: Any, deadline: float) -> VideoScore | QSaveError:
-        clip = await self.intake.read(item)
-        if isinstance(clip, QSaveError):
-            return clip
-        return await self.batcher.submit(Ticket(clip, item.prompt, mode, deadline))
+        async with self.intake.read(item) as clip:
+            if isinstance(clip, QSaveError):
+                return clip
+            return await self.batcher.submit(Ticket(clip, item.prompt, mode, deadline))
 
 
 def reply(

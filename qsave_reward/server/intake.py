@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 
 from qsave_reward.errors import ConfigError, QSaveError, VideoError
 from qsave_reward.fields import show
@@ -28,23 +30,50 @@ class Intake:
         self.limits = Limits(max_pixels=settings.max_pixels, max_bytes=settings.max_body)
         self.root = None if settings.media_root is None else os.path.realpath(settings.media_root)
         self.meters = meters
+        self.most_decoded, self.decoded = settings.max_bytes, 0
+        self._scored = asyncio.Event()
+        self._turns = asyncio.Semaphore(READERS)
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="read")
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def read(self, item: Item) -> Clip | QSaveError:
-        """The clip of one item, sampled as the model wants it, or what is wrong with it."""
+    @asynccontextmanager
+    async def read(self, item: Item) -> AsyncIterator[Clip | QSaveError]:
+        """The clip of one item, sampled as the model wants it, or what is wrong with it.
+
+        Frames decoded from a file, which may be thousands of times as large, are counted until the block is
+        left. No file is decoded while they are more than `max_bytes`.
+        """
         video = item.video
         if isinstance(video, QSaveError):
-            return video
-        if isinstance(video, Clip):  # few frames and no decoding: not worth a thread
-            return self._from_frames(video)
+            yield video
+        elif isinstance(video, Clip):  # few frames and no decoding: not worth a thread
+            yield self._from_frames(video)
+        else:
+            async with self._turns:
+                clip = await self._decode(video)
+            held = 0 if isinstance(clip, QSaveError) else clip.frames.nbytes
+            self._count(held)
+            try:
+                yield clip
+            finally:
+                self._count(-held)
+
+    async def _decode(self, video: WirePath | bytes | bytearray | memoryview) -> Clip | QSaveError:
+        while self.decoded > self.most_decoded:
+            self._scored.clear()
+            await self._scored.wait()
         started = time.monotonic()
         loop = asyncio.get_running_loop()
         clip = await loop.run_in_executor(self._threads, self._from_file, video)
         self.meters.reading.observe(time.monotonic() - started)
         return clip
+
+    def _count(self, held: int) -> None:
+        self.decoded += held
+        self.meters.decoded.set(self.decoded)
+        self._scored.set()
 
     def _from_frames(self, clip: Clip) -> Clip | QSaveError:
         height, width = clip.frames.shape[1:3]

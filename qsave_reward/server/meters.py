@@ -14,7 +14,10 @@ class Meters:
         self.registry = registry = CollectorRegistry()
         self.queue = Gauge("qsave_queue_clips", "Clips admitted and not answered", registry=registry)
         self.held = Gauge("qsave_held_bytes", "Bytes of requests at hand", registry=registry)
-        self.ready = Gauge("qsave_ready", "1 after the warm-up score", registry=registry)
+        self.decoded = Gauge(
+            "qsave_decoded_bytes", "Bytes of frames decoded from files and not scored", registry=registry
+        )
+        self.ready = Gauge("qsave_ready", "1 when scores can be had", registry=registry)
         self.batch = Histogram(
             "qsave_batch_clips", "Clips in a batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128), registry=registry
         )

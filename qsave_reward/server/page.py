@@ -104,7 +104,8 @@ async def _read(service: Service, upload: Upload) -> Clip | QSaveError:
         data = await asyncio.to_thread(Path(upload.path).read_bytes)
     except OSError:
         return VideoError("this upload has been deleted since; drop the file again", code="not_found")
-    return await service.intake.read(Item(data, ""))
+    async with service.intake.read(Item(data, "")) as clip:
+        return clip
 
 
 class _Cards(Report):

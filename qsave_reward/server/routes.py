@@ -28,8 +28,6 @@ Mode = Annotated[wire.WireMode, Query(description="Of an encoded file: direct, r
 Prompt = Annotated[
     str, Query(max_length=wire.MAX_PROMPT, description="Of an encoded file: the text it was generated from.")
 ]
-_PRINT_BYTES = 1 << 16
-"""Of a body, so many bytes tell it from another one with the same request id: header and first pixels."""
 Weight = Annotated[float, Query(ge=0, le=1e6, description="Weight of this dimension in the ranking.")]
 
 
@@ -50,7 +48,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
             results = await answer(request, service, wanted, body)
             status, text = reply(wanted, results, service.provenance)
         service.meters.latency.observe(time.monotonic() - started)
-        return Response(text, status, media_type="application/json")
+        return _response(service, status, text)
 
     @app.post("/v1/rank", responses=schema.RANK_REPLIES, openapi_extra=schema.RANK_BODY, dependencies=locked)
     async def rank(
@@ -71,7 +69,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
             results = await answer(request, service, wanted, body)
         ranking = rank_cards(results, weights=weights, tie_margin=tie_margin)
         status, text = reply(wanted, results, service.provenance, ranking=ranking.to_dict())
-        return Response(text, status, media_type="application/json")
+        return _response(service, status, text)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -80,10 +78,10 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/ready", responses={503: schema.ERROR})
     async def ready() -> Response:
-        """Whether scores can be had: 503 until every replica has scored a clip."""
+        """Whether scores can be had: 503 until every replica has scored a clip, and when no worker starts."""
         if service.ready:
             return JSONResponse({"status": "ready"})
-        raise Refusal(503, "not_ready", "the model is being loaded", retry_after=2)
+        raise _not_ready()
 
     @app.get("/v1/model", responses={401: schema.ERROR}, dependencies=locked)
     async def model() -> dict[str, Any]:
@@ -96,6 +94,11 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def metrics() -> Response:
         """The server's numbers, for Prometheus."""
         return Response(service.meters.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _response(service: Service, status: int, text: bytes) -> Response:
+    headers = {"Retry-After": str(service.batcher.retry_after())} if status == 503 else {}
+    return Response(text, status, headers, "application/json")
 
 
 def parse(request: Request, body: memoryview, prompt: str, mode: wire.WireMode) -> wire.Request:
@@ -112,7 +115,7 @@ def parse(request: Request, body: memoryview, prompt: str, mode: wire.WireMode) 
         if len(body) > wire.MAX_HEADER:
             raise Refusal(413, "body_too_large", f"expected JSON of at most {wire.MAX_HEADER} bytes")
         wanted = wire.request_from_header(wire.read_json(body))
-        if not all(isinstance(item.video, wire.WirePath) for item in wanted.items):
+        if not all(isinstance(item.video, wire.WirePath | QSaveError) for item in wanted.items):
             raise Refusal(400, "bad_request", f"JSON carries paths only; frames and files: {wire.MEDIA_TYPE}")
         return wanted
     if kind.startswith("video/") or kind in ("image/gif", "image/webp", "application/octet-stream"):
@@ -130,11 +133,12 @@ async def answer(
     """The results; given up when the client hangs up.
 
     Raises:
-        Refusal: 503 before the model is loaded; 499, which nobody reads, after the client has gone.
+        Refusal: 503 when no replica is to be had; 499, which nobody reads, after the client has gone.
     """
     if not service.ready:
-        raise Refusal(503, "not_ready", "the model is being loaded", retry_after=2)
-    fingerprint = f"{len(body)} {zlib.crc32(body[:_PRINT_BYTES])}"
+        raise _not_ready()
+    named = wanted.request_id is not None
+    fingerprint = f"{len(body)} {await asyncio.to_thread(zlib.crc32, body)}" if named else ""
     work = asyncio.create_task(service.engine.results(wanted, fingerprint))
     gone = asyncio.create_task(_hung_up(request))
     try:
@@ -148,6 +152,10 @@ async def answer(
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task if not task.done() else None
+
+
+def _not_ready() -> Refusal:
+    return Refusal(503, "not_ready", "the model is being loaded, or does not load", retry_after=2)
 
 
 async def _hung_up(request: Request) -> None:

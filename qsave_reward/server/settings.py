@@ -20,7 +20,8 @@ class Settings:
             clip.
         max_queue: clips that wait; what comes on top gets 429.
         max_body: bytes of one request.
-        max_bytes: bytes of all requests at a time; what comes on top gets 429.
+        max_bytes: bytes of all requests at a time; what comes on top gets 429. Also bytes of decoded frames:
+            beyond it, further files wait until some of those are scored.
         max_pixels: width times height of a frame.
         body_timeout: seconds in which a body has to arrive.
         item_timeout: seconds from arrival to score, after which a clip is given up.
