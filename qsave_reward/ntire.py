@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qsave_reward.agreement.row import MIN_ITEMS
 from qsave_reward.benchmarks import read_qeval_video
 from qsave_reward.data import write_lines
 from qsave_reward.errors import ConfigError
@@ -42,13 +43,14 @@ class Submission:
     reasons: tuple[str | None, ...]
 
     def agreement(self) -> dict[str, float] | None:
-        """`srcc`, `plcc` and the challenge's `score`, when the list has ratings that differ."""
+        """`srcc`, `plcc` and the challenge's `score`, when the list has enough ratings that differ."""
         pairs = [
             (score, record.overall)
             for record, score in zip(self.records, self.scores, strict=True)
             if score is not None and record.overall is not None
         ]
-        if min((len(set(side)) for side in zip(*pairs, strict=True)), default=0) < 2:
+        # Two videos always agree or disagree fully.
+        if len(pairs) < MIN_ITEMS or min(len(set(side)) for side in zip(*pairs, strict=True)) < 2:
             return None
         scores, ratings = zip(*pairs, strict=True)
         return {
@@ -75,7 +77,8 @@ def read_list(folder: str, name: str | None = None) -> list[Record]:
         name: of the list; default: `TEST_LIST`, or the only text file in `folder`.
 
     Raises:
-        ConfigError: when there is no such list, several could be meant, or a line has another form.
+        ConfigError: when there is no such list, several could be meant, or a line has another form (in a
+            list of which most lines end in a number, a line without a rating too).
     """
     if name is None:
         found = sorted(path.name for path in Path(folder).glob("*.txt"))
@@ -90,9 +93,26 @@ def read_list(folder: str, name: str | None = None) -> list[Record]:
         return read_qeval_video(path)
     except ConfigError as rated:
         try:
-            return read_qeval_video(path, scored=False)
+            plain = read_qeval_video(path, scored=False)
         except ConfigError:
             raise rated from None
+        # A rated list with a bad line is no unrated one: its MOS would be read as a part of the prompts.
+        if 2 * sum(map(_ends_in_number, plain)) >= len(plain):
+            raise ConfigError(
+                f"{rated} (as most lines end in a bar and a number, the list is taken for a rated one: give "
+                "every line its MOS, or none)"
+            ) from rated
+        return plain
+
+
+def _ends_in_number(record: Record) -> bool:
+    """Whether what was read as a prompt ends in a bar and a number, as it does where a line is rated."""
+    _, bar, last = record.prompt.rpartition("|")
+    try:
+        float(last)
+    except ValueError:
+        return False
+    return bool(bar)
 
 
 def predict(

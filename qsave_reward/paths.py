@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 
 
@@ -19,8 +20,8 @@ def absolute_path(path: str | os.PathLike[str]) -> str:
 def rebased_path(path: str, folder: str, new_folder: str) -> str:
     """A path that is relative to a folder as one that is relative to another; both without links.
 
-    Absolute paths and addresses stay.
+    Absolute paths, addresses and names of rendered clips, such as "world:train/0/17", stay.
     """
-    if os.path.isabs(path) or "://" in path:
+    if os.path.isabs(path) or "://" in path or re.fullmatch(r"world:[a-z]+/\d+/\d+", path):
         return path
     return os.path.relpath(absolute_path(os.path.join(folder, path)), new_folder)

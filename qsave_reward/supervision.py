@@ -9,8 +9,9 @@ answer is the report and the score line. A row holds one answer or several, whic
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -57,8 +58,8 @@ def sft_row(
 
     Returns:
         `question` (text), `answers` (texts), `times` (seconds of each chunk), `images` (uint8 [2, H, W, 3]
-        tensors), `levels` [3][5] (target distribution; zeros for a dimension nobody rated), `mos` [3] (0.0
-        where unrated), `modes`.
+        tensors), `levels` [3][5] (target distribution; zeros for a dimension nobody rated), `mos` [3] (the
+        mean of the single ratings where these alone are known; 0.0 where unrated), `modes`.
 
     Raises:
         ConfigError: when a reasoned answer lacks a rating, since its score line needs all three, or when the
@@ -66,23 +67,28 @@ def sft_row(
     """
     chunks = plan_chunks(clip, plan)
     times = [chunk.time for chunk in chunks]
-    rated = [record.ratings.get(dimension) or _single(record.mos.get(dimension)) for dimension in DIMENSIONS]
+    mos = _known_mos(record)
+    rated = [record.ratings.get(dimension) or _single(mos.get(dimension)) for dimension in DIMENSIONS]
     return {
         "question": processor.question(times, record.prompt),
         "times": times,
-        "answers": [direct_answer() if mode == "direct" else _reasoned(record) for mode in modes],
+        "answers": [direct_answer() if mode == "direct" else _reasoned(record, mos) for mode in modes],
         "images": resize_chunks(chunks),
         "levels": [level_distribution(values) if values else [0.0] * len(LEVELS) for values in rated],
-        "mos": [record.mos.get(dimension, 0.0) for dimension in DIMENSIONS],
+        "mos": [mos.get(dimension, 0.0) for dimension in DIMENSIONS],
         "modes": list(modes),
     }
 
 
-def _reasoned(record: Record) -> str:
-    if len(record.mos) < len(DIMENSIONS):
-        raise ConfigError(
-            f"a reasoned answer needs all three ratings, {record.video!r} has {sorted(record.mos)}"
-        )
+def _known_mos(record: Record) -> dict[str, float]:
+    """The MOS of each rated dimension; where only single ratings are given, their mean."""
+    means = {dimension: fmean(values) for dimension, values in record.ratings.items() if values}
+    return means | dict(record.mos)
+
+
+def _reasoned(record: Record, mos: Mapping[str, float]) -> str:
+    if len(mos) < len(DIMENSIONS):
+        raise ConfigError(f"a reasoned answer needs all three ratings, {record.video!r} has {sorted(mos)}")
     if record.defects is None:
         raise ConfigError(
             f"a reasoned answer needs the defects, those of {record.video!r} are unknown: give `defects` (an "
@@ -90,7 +96,7 @@ def _reasoned(record: Record) -> str:
             "paired_answers)"
         )
     # Half up: Python's round would send 2.5 to poor and 3.5 to good.
-    written = {dimension: math.floor(value + 0.5) for dimension, value in record.mos.items()}
+    written = {dimension: math.floor(value + 0.5) for dimension, value in mos.items()}
     return reasoned_answer(record.defects, record.rationale, written)
 
 

@@ -125,7 +125,10 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> RenderableType:
     dimensions = [name for name in (*DIMENSIONS, "overall") if name in results]
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("", no_wrap=True)
-    for name in ("SRCC", "95 %", "ceiling", "PLCC", "KRCC", "RMSE", "n"):
+    # The ceiling stands after the correlation that it is one of.
+    linear = any(row["plcc"] is not None for row in evaluation["baselines"]["ceiling"].values())
+    columns = ["PLCC", "ceiling"] if linear else ["ceiling", "PLCC"]
+    for name in ("SRCC", "95 %", *columns, "KRCC", "RMSE", "n"):
         table.add_column(name, justify="right", no_wrap=True)
     for dimension in dimensions:
         row = results[dimension]
@@ -133,7 +136,7 @@ def evaluation_table(evaluation: Mapping[str, Any]) -> RenderableType:
             _name(dimension),
             Text(_number(row["srcc"]), "bold"),
             _interval(row["ci95"]),
-            *(_number(row[name]) for name in ("ceiling", "plcc", "krcc", "rmse")),
+            *(_number(row[name.lower()]) for name in (*columns, "KRCC", "RMSE")),
             str(row["n"]),
         )
     views = _views(results, dimensions)

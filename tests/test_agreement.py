@@ -64,14 +64,14 @@ def test_generator_level_row_is_the_agreement_of_the_means() -> None:
     assert row["krcc"] == pytest.approx(scipy.stats.kendalltau(x, y).statistic)
     assert row["rmse"] == pytest.approx(np.sqrt(np.mean((np.array(x) - y) ** 2)))
     assert row["main_score"] == pytest.approx((row["srcc"] + row["plcc"]) / 2)
-    assert (row["n"], row["reason"]) == (4, None)
+    assert row["n"] == 4 and row["ci95"] is None and "at least 5 generators, got 4" in row["reason"]
     assert row["generators"]["b"] == {
         "n": 19,
         "predicted": pytest.approx(x[1]),
         "truth": pytest.approx(y[1]),
     }
-    low, high = row["ci95"]
-    assert low <= row["srcc"] <= high
+    more = generator_level_row(predicted, truth, generators=[*"vwxyz"] * 16)
+    assert more["ci95"][0] <= more["srcc"] <= more["ci95"][1] and more["reason"] is None
 
 
 def test_within_generator_row_is_the_mean_inside() -> None:
@@ -170,6 +170,24 @@ def test_pairwise_rows_without_pairs_or_without_a_half_to_fit() -> None:
     row = pairwise_row(np.arange(4.0), np.arange(4.0), plan=plan_pairs(["x"] * 4))
     assert row["without_ties"] == 1.0 and row["with_ties"] is None and row["ci95"] is None
     assert "tie margin needs" in row["reason"] and row["n_fit_pairs"] == 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_pairs_of_a_handful_of_prompts_have_no_interval(n) -> None:
+    # Each pair is ordered right, which a bootstrap would call certain.
+    prompts = [f"prompt {k}" for k in range(2 * n) for _ in range(2)]
+    scores = np.arange(4.0 * n)
+    row = pairwise_row(scores, scores, plan=plan_pairs(prompts))
+    assert (row["without_ties"], row["n_pairs"], row["ci95"]) == (1.0, n, None)
+    assert row["reason"] == f"an interval needs at least 5 prompts with pairs, got {n}"
+    prompts = [f"prompt {k}" for k in range(10) for _ in range(2)]
+    assert pairwise_row(np.arange(20.0), np.arange(20.0), plan=plan_pairs(prompts))["ci95"] == [1.0, 1.0]
+
+
+def test_a_spread_and_an_error_of_two_items_are_not_correlated() -> None:
+    two = calibration_row(np.array([2.0, 3.0]), np.array([0.5, 1.0]), truth=np.array([2.1, 3.5]))
+    assert two["spread_error_srcc"] is None and "at least 3 items, got 2" in two["reason"]
+    assert two["error_spread_ratio"] > 0
 
 
 def test_the_generator_mean_never_sees_the_item_nor_its_prompt() -> None:

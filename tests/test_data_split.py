@@ -65,6 +65,12 @@ def test_tables_and_absolute_paths(tmp_path):
     assert [record.video for record in read_records(part.file)] == [row["video"] for row in rows]
 
 
+def test_names_of_rendered_clips_stay(tmp_path):
+    rows = [{**row, "video": f"world:train/4/{k}"} for k, row in enumerate(ROWS)]
+    (part,) = split_file(lines(tmp_path / "all.jsonl", rows), tmp_path / "out", {"whole": 1.0})
+    assert [row["video"] for row in rows_of(part.file)] == [row["video"] for row in rows]
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(str.strip))
 def test_spellings_of_one_prompt_stay_together(tmp_path_factory, prompt):

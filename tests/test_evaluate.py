@@ -131,7 +131,24 @@ def test_everything_failed() -> None:
     assert (done.n, done.n_failed, done.provenance) == (2, 2, None)
     assert done.results["visual_quality"]["rmse"] is None
     text = json.dumps(done.to_dict(), allow_nan=False)
-    assert "at least two items, got 0" in text
+    assert "at least 3 items, got 0" in text
+
+
+def test_of_a_handful_of_items_there_are_no_intervals_and_of_two_no_correlations() -> None:
+    done = evaluate(FakeModel(), data(some_items(4)))
+    row, attribution = done.results["visual_quality"], done.results["attribution"]
+    assert (row["srcc"], row["ci95"]) == (pytest.approx(1.0), None)
+    assert set(row["intervals"].values()) == {None}
+    assert row["reason"] == "an interval needs at least 5 items, got 4"
+    assert (attribution["f1"], attribution["ci95"]) == (pytest.approx(6 / 11), None)
+    assert attribution["reason"] == "an interval needs at least 5 clips, got 4"
+    done = evaluate(FakeModel(), data(some_items(2)))
+    row = done.results["visual_quality"]
+    assert [row[name] for name in ("srcc", "plcc", "krcc", "main_score", "ci95")] == [None] * 5
+    assert row["reason"] == "a correlation needs at least 3 items, got 2"
+    assert row["rmse"] == pytest.approx(0.0, abs=1e-9) and row["n"] == 2
+    assert done.baselines["random"]["visual_quality"]["srcc"] is None
+    assert evaluate(FakeModel(), data(some_items(5))).results["visual_quality"]["ci95"] is not None
 
 
 def test_baselines() -> None:
@@ -144,9 +161,10 @@ def test_baselines() -> None:
     truth = [record.mos["visual_quality"] for record, _ in some_items()]
     assert constant["srcc"] is None and "predictions equal" in constant["reason"]
     assert constant["rmse"] == pytest.approx(np.std(truth))
-    assert rows["ceiling"]["dynamic_quality"]["srcc"] == 0.8
+    known = rows["ceiling"]["dynamic_quality"]
+    assert (known["srcc"], known["plcc"]) == (0.8, None)
     unknown = rows["ceiling"]["visual_quality"]
-    assert unknown["srcc"] is None and "known" in unknown["reason"]
+    assert (unknown["srcc"], unknown["plcc"]) == (None, None) and "known" in unknown["reason"]
     assert rows["generator_mean"]["visual_quality"]["reason"] == "no item names its generator"
 
 
@@ -213,19 +231,6 @@ def test_no_overall_row_where_nothing_was_rated_overall() -> None:
 def test_failed_items_are_listed() -> None:
     (failed,) = evaluate(FakeModel(), data(failing_items())).failed_items
     assert (failed["index"], failed["video"], failed["code"]) == (3, "x.mp4", "not_found")
-
-
-def test_single_ratings_tell_the_ceiling_of_a_file(tmp_path) -> None:
-    rng = np.random.default_rng(0)
-    records = []
-    for i in range(60):
-        answers = tuple(float(v) for v in np.clip(1 + 4 * i / 60 + rng.normal(0, 0.7, 3), 1, 5))
-        mos, ratings = {"visual_quality": float(np.mean(answers))}, {"visual_quality": answers}
-        records.append(Record(f"{i}.mp4", "x", mos, ratings=ratings))
-    write_records(tmp_path / "r.jsonl", records)
-    loaded = load_data(str(tmp_path / "r.jsonl"))
-    assert set(loaded.ceiling) == {"visual_quality"} and 0.9 < loaded.ceiling["visual_quality"] < 0.99
-    assert "ratings" in loaded.ceiling_source
 
 
 def test_a_video_can_be_opened_again(tmp_path) -> None:

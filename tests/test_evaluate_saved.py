@@ -145,6 +145,7 @@ def test_parts_of_different_evaluations_do_not_mix(tmp_path) -> None:
         {"baselines": {}},
         {"baselines": {"ceiling": []}},
         {"baselines": {"ceiling": {"visual_quality": {"srcc": "0.9", "source": None}}}},
+        {"baselines": {"ceiling": {"visual_quality": {"srcc": None, "plcc": "0.9", "source": None}}}},
     ],
     ids=str,
 )

@@ -13,7 +13,8 @@ from test_report import HOSTILE, Page
 
 from qsave_reward.data import write_records
 from qsave_reward.errors import ConfigError
-from qsave_reward.evaluate import evaluate, load_data, write_page
+from qsave_reward.evaluate import EvalData, evaluate, load_data, write_page
+from qsave_reward.evaluate.data import FROM_RATINGS, FROM_WORLD
 from qsave_reward.evaluate.plots import LEFT, SIDE, TOP, generator_plot, score_plot, spread_plot
 from qsave_reward.evaluate.summary import Columns, columns
 from qsave_reward.types import Record
@@ -44,6 +45,31 @@ def test_page_has_numbers_plots_and_worst_cases_and_needs_nothing_else(tmp_path)
     assert not {"script", "link", "iframe", "object", "embed", "form", "base"} & set(page.tags)
     assert not page.handlers and not re.search(r"(?i)https?:|@import|url\(", text)
     assert "default-src 'none'" in text and "nan" not in text
+
+
+def ceiling_cells(source: str, tmp_path) -> tuple[list[str], str]:
+    """SRCC and PLCC in the line of the first ceiling, and the whole page."""
+    items = some_items()
+    loaded = EvalData("mine", items, len(items), {"dynamic_quality": 0.912}, source)
+    text, _ = written(evaluate(FakeModel(), loaded), tmp_path)
+    lines = re.findall(r"<td>noise ceiling</td>(.*?)</tr>", text, re.DOTALL)
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", lines[1])
+    return [cells[0], cells[2]], text
+
+
+def test_the_ceiling_is_shown_as_the_correlation_that_it_is(tmp_path) -> None:
+    cells, text = ceiling_cells(FROM_WORLD, tmp_path)
+    assert cells == ["0.912", ""] and f"Noise ceiling: {FROM_WORLD}." in text
+    cells, text = ceiling_cells(FROM_RATINGS, tmp_path)
+    assert cells == ["", "0.912"] and f"Noise ceiling of the PLCC: {FROM_RATINGS}." in text
+
+
+def test_an_interval_that_is_missing_hides_no_other_number_of_the_generators(tmp_path) -> None:
+    items = [(replace(r, generator="abcd"[k % 4]), video) for k, (r, video) in enumerate(some_items())]
+    text, _ = written(evaluate(FakeModel(), data(items)), tmp_path)
+    assert (
+        "4 generators; chance" in text and "; an interval needs at least 5 generators, got 4</small>" in text
+    )
 
 
 def test_the_worst_cases_are_the_largest_errors_in_order(tmp_path) -> None:

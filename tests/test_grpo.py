@@ -1,5 +1,6 @@
 """The GRPO recipe, run as a user runs it on the bundled model."""
 
+import json
 import os
 import re
 import subprocess
@@ -17,7 +18,7 @@ from qsave_reward.model import MAX_ANSWER_TOKENS, RewardModel
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 
 import grpo
-from grpo import reward_weights
+from grpo import check_truth, reward_weights
 
 ROOT = Path(__file__).parent.parent
 SMOKE = ROOT / "configs" / "reward" / "smoke" / "2_grpo.yaml"
@@ -118,6 +119,20 @@ def test_a_missing_weight_stops_the_run_before_it_starts(tmp_path):
     log = run(tmp_path / "out", "--reward_weights", "1", "1", expect=1)
     assert "accuracy, ranking, attribution, agreement, format" in log
     assert not (tmp_path / "out").exists()
+
+
+def test_data_that_tell_nothing_to_grade_by_stop_the_run_before_it_starts(tmp_path):
+    record = {"video": "a.mp4", "prompt": "a red circle", "overall": 3.5, "ratings": {"visual_quality": [3]}}
+    (tmp_path / "all.jsonl").write_text(json.dumps(record))
+    log = run(tmp_path / "out", "--data", tmp_path / "all.jsonl", expect=1)
+    assert re.search("error: .*all.jsonl: expected `mos` .* or `defects`, got neither", log)
+    assert "Traceback" not in log and not (tmp_path / "out").exists()
+    # One clip with something to grade by is enough; that it has no defect is something, too.
+    for known in ({"mos": {"text_alignment": 2}}, {"defects": []}):
+        rows = record, record | known
+        (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        check_truth(str(tmp_path / "all.jsonl"))
+    check_truth("world:train")
 
 
 @pytest.mark.parametrize("option", ["--num_generation", "--reward_weight"])

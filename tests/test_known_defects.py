@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qsave_reward.types import DIMENSIONS, DimensionScore, Provenance, VideoScore
+from qsave_reward.errors import ConfigError
+from qsave_reward.types import DIMENSIONS, DimensionScore, Provenance, Record, VideoScore
 from qsave_reward.video import read_clip
 from qsave_reward.world import WorldConfig, world_item
 
@@ -21,6 +22,7 @@ from known_defects import (
     Drop,
     drops,
     measure,
+    read_all,
     reduced,
     render_all,
     table,
@@ -124,6 +126,30 @@ def test_the_command_counts_what_it_cannot_read(tmp_path):
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["clips"] == 1 and len(result["drops"]) == len(DEFECTS) * len(SEVERITIES)
     assert done.stdout.splitlines()[0].startswith("| defect | severity 0.25")
+
+
+class Films:
+    """Reads clips that have as many frames as their name says."""
+
+    def read(self, path):
+        return read_clip(np.full((int(path.stem), 16, 16, 3), 90, np.uint8), fps=8.0)
+
+
+def test_clips_too_short_for_a_defect_are_left_out_by_name(capsys):
+    records = [Record(f"{n}.mp4", f"{n} frames") for n in (1, 2, 3, 4, 16)]
+    clips, prompts = read_all(Films(), records, Path())
+    assert prompts == ["4 frames", "16 frames"] and [len(clip.frames) for clip in clips] == [4, 16]
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"left out {n}.mp4: expected at least 4 frames, got {n}" for n in (1, 2, 3)]
+    with pytest.raises(ConfigError, match="none of the 3 clips"):
+        read_all(Films(), records[:3], Path())
+
+
+@pytest.mark.parametrize("label", DEFECTS)
+@pytest.mark.parametrize("severity", SEVERITIES)
+def test_four_frames_are_enough_for_every_defect(label, severity):
+    clip = Films().read(Path("4.mp4"))
+    assert worse(clip, label, severity).frames.shape == clip.frames.shape
 
 
 def test_clips_of_the_world_begin_without_defects():

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from qsave_reward.paths import absolute_path
+from qsave_reward.paths import absolute_path, rebased_path
 
 
 @pytest.fixture
@@ -32,3 +32,20 @@ def test_links_that_nothing_leads_up_from_stay(folder):
 
 def test_a_name_that_no_file_can_have_is_no_crash(folder):
     assert absolute_path("a\0/../b") == str(folder / "near/b")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("a.mp4", "../near/a.mp4"),
+        ("/films/a.mp4", "/films/a.mp4"),
+        ("https://a.org/b.mp4", "https://a.org/b.mp4"),
+        ("world:train/4/17", "world:train/4/17"),
+        # These are names of files: no recipe reads them as rendered clips.
+        ("world:train/4", "../near/world:train/4"),
+        ("clips/world:train/4/17", "../near/clips/world:train/4/17"),
+        ("world:train/4/17.mp4", "../near/world:train/4/17.mp4"),
+    ],
+)
+def test_relative_paths_follow_the_folder_and_other_names_stay(folder, path, expected):
+    assert rebased_path(path, str(folder / "near"), str(folder / "far")) == expected

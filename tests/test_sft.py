@@ -1,5 +1,6 @@
 """The supervised recipe, run as a user runs it on an untrained model of the smallest size."""
 
+import json
 import os
 import re
 import signal
@@ -17,6 +18,10 @@ from qsave_reward.model import RewardModel
 from qsave_reward.processor import normalize, patchify
 from qsave_reward.types import DIMENSIONS
 from qsave_reward.world import world_item
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
+
+from sft import check_ratings
 
 FACTS = {
     "motion",
@@ -148,6 +153,24 @@ def test_facts_are_refused_where_nobody_knows_them(base, tmp_path):
     log = run(base, tmp_path, "--data", "rated.jsonl", expect=1)
     assert re.search("error: facts_weight .* got data 'rated.jsonl'.*--facts_weight 0", log)
     assert "Traceback" not in log and not any(tmp_path.iterdir())
+
+
+def test_data_without_a_rated_dimension_is_refused_before_a_model_is_read(tmp_path):
+    rated = {"overall": 3.5}, {"overall": 2.0, "ratings": {"visual_quality": []}}
+    rows = [{"video": "a.mp4", "prompt": "a red circle", **some} for some in rated]
+    (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = ("--data", tmp_path / "all.jsonl", "--facts_weight", "0")
+    log = run(tmp_path / "no model", tmp_path / "out", *options, expect=1)
+    assert re.search("error: .*all.jsonl: expected ratings of dimensions .*holistic recipe", log)
+    assert "Traceback" not in log and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("rated", [{"mos": {"text_alignment": 2}}, {"ratings": {"visual_quality": [3, 4]}}])
+def test_one_rated_dimension_of_one_clip_is_something_to_learn(tmp_path, rated):
+    rows = [{"video": "a.mp4", "prompt": "a red circle", **some} for some in ({"overall": 2.0}, rated)]
+    (tmp_path / "some.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    check_ratings(str(tmp_path / "some.jsonl"))
+    check_ratings("world:train")
 
 
 def test_lora_is_merged_into_what_is_saved(base, tmp_path):

@@ -166,3 +166,18 @@ def test_unrated_rows(processor):
         range(5),
     )
     assert [loss.item() for loss in losses] == [0.0, 0.0]
+
+
+def test_single_ratings_without_a_mos_are_taught_as_their_mean(processor):
+    raters = dict(zip(DIMENSIONS, ((5.0, 4.0), (2.0, 2.0, 3.5), (3.0,)), strict=True))
+    alone = replace(RECORD, mos={}, ratings=raters)
+    row = sft_row(CLIP, alone, processor, PLAN, ["reasoned", "direct"])
+    assert row["mos"] == [4.5, 2.5, 3.0]
+    # As levels and as a written answer they say the same: nothing but the MOS was left out.
+    both = replace(alone, mos=dict(zip(DIMENSIONS, (4.5, 2.5, 3.0), strict=True)))
+    told = sft_row(CLIP, both, processor, PLAN, ["reasoned", "direct"])
+    assert (row["levels"], row["answers"]) == (told["levels"], told["answers"])
+    # A MOS that is given counts; no ratings are no rating.
+    mixed = replace(alone, mos={"visual_quality": 4.6}, ratings={**raters, "text_alignment": ()})
+    row = sft_row(CLIP, mixed, processor, PLAN, ["direct"])
+    assert row["mos"] == [4.6, 2.5, 0.0] and sum(row["levels"][2]) == 0

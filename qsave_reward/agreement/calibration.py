@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from qsave_reward.agreement.row import Row, Scores, value, with_reason
+from qsave_reward.agreement.row import Row, Scores, of_enough, value, with_reason
 from qsave_reward.metrics import error_spread_ratio, share_within, spread_error_srcc
 
 BINS, BIN_ITEMS = 8, 5
@@ -27,11 +28,11 @@ def calibration_row(mean: Scores, spread: Scores, *, truth: Scores) -> Row:
         equal numbers of items in the order of their spread the root mean square `spread` and `error` and
         `n`; `n`; `reason`.
     """
-    statistics = {
+    statistics: dict[str, Callable[..., float]] = {
         "within_1_std": partial(share_within, truth=truth, widths=1),
         "within_2_std": partial(share_within, truth=truth, widths=2),
         "error_spread_ratio": partial(error_spread_ratio, truth=truth),
-        "spread_error_srcc": partial(spread_error_srcc, truth=truth),
+        "spread_error_srcc": of_enough(partial(spread_error_srcc, truth=truth)),
     }
     row: Row = {name: value(statistic, mean, spread) for name, statistic in statistics.items()}
     return with_reason(row) | {"bins": _bins(mean, spread, truth), "n": len(truth)}

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from qsave_reward.agreement.row import Row, interval, value, with_reason, without_reason
+from qsave_reward.agreement.row import Row, interval, value, with_reason
 from qsave_reward.metrics import attribution_f1, span_iou, undefined
 from qsave_reward.types import DIMENSIONS, Defect
 
@@ -27,14 +27,14 @@ def attribution_row(predicted: Defects, truth: Defects, *, durations: Sequence[f
     pooled = attribution_f1(predicted, truth)
     row: Row = {"precision": pooled.precision, "recall": pooled.recall, "f1": pooled.f1}
     row["span_iou"] = value(partial(span_iou, durations=durations), predicted, truth)
-    row = with_reason(row)
-    if row["reason"] is None and None in (pooled.precision, pooled.recall, pooled.f1):
-        row["reason"] = f"{pooled.n_predicted} defects were named and {pooled.n_true} were there"
     each = [attribution_f1([found], [real]) for found, real in zip(predicted, truth, strict=True)]
     counts = np.array([(c.n_correct, c.n_predicted + c.n_true) for c in each], dtype=np.float64).reshape(
         -1, 2
     )
-    row |= without_reason({"ci95": value(interval, _f1, counts)})
+    row["ci95"] = value(partial(interval, of="clips"), _f1, counts)
+    row = with_reason(row)
+    if row["reason"] is None and None in (pooled.precision, pooled.recall, pooled.f1):
+        row["reason"] = f"{pooled.n_predicted} defects were named and {pooled.n_true} were there"
     parts = {dimension: attribution_f1(predicted, truth, dimension=dimension) for dimension in DIMENSIONS}
     row["per_dimension"] = {
         dimension: {"precision": part.precision, "recall": part.recall, "f1": part.f1, "n_true": part.n_true}

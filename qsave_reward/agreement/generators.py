@@ -7,11 +7,12 @@ what is left, and the generator-level row is the number to read when generators 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qsave_reward.agreement.row import METRICS, Row, Scores, interval, value, with_reason
+from qsave_reward.agreement.row import METRICS, MIN_ITEMS, Row, Scores, interval, value, with_reason
 from qsave_reward.errors import ConfigError
 from qsave_reward.metrics import krcc, main_score, plcc, rmse, srcc, undefined
 
@@ -19,9 +20,6 @@ Codes = NDArray[np.int64]
 
 MIN_GENERATORS = 3
 """Two means always agree or disagree fully, so a correlation over generators starts at three."""
-
-MIN_ITEMS = 3
-"""Fewest clips of a generator for a correlation inside it, for the same reason."""
 
 NO_NAMES = "no item names its generator"
 
@@ -44,7 +42,7 @@ def generator_level_row(predicted: Scores, truth: Scores, *, generators: Sequenc
     row: Row = {name: value(_compared(metric), *columns) for name, metric in metrics.items()}
     # An error needs no ranks, so it exists for a single generator too.
     row["rmse"] = value(rmse, x, y)
-    row["ci95"] = value(interval, _compared(srcc), *columns)
+    row["ci95"] = value(partial(interval, of="generators"), _compared(srcc), *columns)
     row = with_reason(row) | {"n": len(names)}
     if not names:
         row["reason"] = NO_NAMES

@@ -113,8 +113,6 @@ def _interval(predicted: Scores, truth: Scores, plan: PairPlan) -> list[float]:
     counted = ~np.isnan(credits)
     sides, credits = plan.prompt[plan.test[counted]], credits[counted]
     prompts = np.unique(sides)
-    if len(prompts) < 2:
-        raise undefined(f"an interval over prompts needs pairs of at least two, got {len(prompts)}")
 
     def accuracy(picked: NDArray[np.int64]) -> float:
         times = np.bincount(picked, minlength=len(plan.prompt))
@@ -124,7 +122,7 @@ def _interval(predicted: Scores, truth: Scores, plan: PairPlan) -> list[float]:
             raise undefined("a resample without pairs")
         return float(np.average(credits, weights=weights))
 
-    return interval(accuracy, prompts)
+    return interval(accuracy, prompts, of="prompts with pairs")
 
 
 def _pairs_among(items: NDArray[np.int64]) -> Pairs:

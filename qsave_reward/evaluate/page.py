@@ -64,6 +64,7 @@ def write_page(
         evaluation=evaluation,
         data=clean(evaluation.data),
         sections=sections,
+        ceiling=_known_ceiling(evaluation),
         low=_low(evaluation),
         attribution=evaluation.results["attribution"],
         names=DIMENSION_NAMES,
@@ -157,6 +158,12 @@ def _pictures(data: str, prediction: Prediction, page: str) -> dict[str, Any]:
         "stills": [{"uri": still(clip.frames[i], size), "time": float(clip.times[i])} for i in chosen],
         "link": None if isinstance(video, Clip) else relative_link(absolute_path(video), page),
     }
+
+
+def _known_ceiling(evaluation: Evaluation) -> dict[str, Any]:
+    """The row of the first dimension whose ceiling is known, else of any; all have one source."""
+    rows = list(evaluation.baselines["ceiling"].values())
+    return next((row for row in rows if row["source"]), rows[0])
 
 
 def _low(evaluation: Evaluation) -> float:

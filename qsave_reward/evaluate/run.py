@@ -20,7 +20,7 @@ from qsave_reward.evaluate.summary import summarise
 from qsave_reward.types import Mode, Provenance, Record, Scorer, VideoScore
 from qsave_reward.video import Clip, Sampling, read_clip
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Changes whenever the same predictions would give another number."""
 
 VERSIONED = ("qsave_reward", "torch", "transformers", "numpy", "av")
@@ -38,10 +38,11 @@ class Evaluation:
         n: items seen.
         n_failed: items without scores; `failures` counts them by error code, `failed_items` lists them.
         results: for each dimension (and `overall`, where rated) a row of `agreement_row` plus `ceiling`, as
-            `EvalData` has it. Under `generator_level`, `within_generator`, `pairwise` and `calibration` one
-            row for each dimension. `attribution`, a row of `attribution_row` plus `n_failed`, the reasoned
-            answers that could not be had or read.
-        baselines: `random`, `constant`, `generator_mean` and `ceiling`, each with a row for each dimension.
+            `EvalData` has it (`baselines` says of which correlation). Under `generator_level`,
+            `within_generator`, `pairwise` and `calibration` one row for each dimension. `attribution`, a row
+            of `attribution_row` plus `n_failed`, the reasoned answers that could not be had or read.
+        baselines: `random`, `constant`, `generator_mean` and `ceiling`, each with a row for each dimension;
+            a ceiling is under `srcc` or `plcc`, whichever it is one of, and the other is `None`.
         provenance: of the scores; `None` when every item failed.
         versions: of Python packages; `protocol` is that of the numbers.
         predictions: one for each item, in order.

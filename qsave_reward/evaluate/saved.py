@@ -89,9 +89,14 @@ def _part(folder: Path, head: Mapping[str, Any]) -> _Part:
         share=(first, step),
         common=common,
         provenance=None if head["provenance"] is None else Provenance(**head["provenance"]),
-        ceiling={name: number(row["srcc"], name) for name, row in rows.items() if row["srcc"] is not None},
+        ceiling={name: number(best, name) for name, row in rows.items() if (best := _best(row)) is not None},
         ceiling_source=next((row["source"] for row in rows.values() if row["source"]), None),
     )
+
+
+def _best(row: Mapping[str, Any]) -> Any:
+    """The ceiling in a row; earlier versions left a PLCC under `srcc` too, and no `plcc`."""
+    return row.get("plcc") if row["srcc"] is None else row["srcc"]
 
 
 def _check_parts(parts: Sequence[_Part]) -> None:

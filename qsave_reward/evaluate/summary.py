@@ -22,6 +22,7 @@ from qsave_reward.agreement import (
     within_generator_row,
 )
 from qsave_reward.errors import QSaveError
+from qsave_reward.evaluate.data import FROM_RATINGS
 from qsave_reward.evaluate.predictions import Prediction
 from qsave_reward.types import DIMENSIONS, VideoScore
 
@@ -106,13 +107,22 @@ def summarise(
         baselines["random"][name] = random_row(found.truth, generators=makers, plan=plan)
         baselines["constant"][name] = constant_row(found.truth, plan=plan)
         baselines["generator_mean"][name] = generator_mean_row(found.truth, generators=makers, plan=plan)
-        baselines["ceiling"][name] = {"srcc": best, **_origin(best, ceiling_source)}
+        baselines["ceiling"][name] = _ceiling(best, ceiling_source)
     return {**results, **views, "attribution": _attribution(predictions)}, baselines
 
 
-def _origin(ceiling: float | None, source: str | None) -> Row:
-    unknown = "neither the true quality nor enough single ratings are known"
-    return {"source": None, "reason": unknown} if ceiling is None else {"source": source, "reason": None}
+def _ceiling(best: float | None, source: str | None) -> Row:
+    """The ceiling under the name of the correlation that it is one of: what ratings tell is a PLCC."""
+    if best is None:
+        unknown = "neither the true quality nor enough single ratings are known"
+        return {"srcc": None, "plcc": None, "source": None, "reason": unknown}
+    linear = source == FROM_RATINGS
+    return {
+        "srcc": None if linear else best,
+        "plcc": best if linear else None,
+        "source": source,
+        "reason": None,
+    }
 
 
 def _attribution(predictions: Sequence[Prediction]) -> Row:

@@ -16,6 +16,8 @@ def bootstrap_ci(
 ) -> tuple[float, float]:
     """Percentile bootstrap: the middle 95 % of `metric` over resamples of the items.
 
+    Of a handful of items the interval is too narrow, often a point: ask for more before believing it.
+
     Args:
         metric: takes as many arrays as are given here; resampled along their first axis, together.
         *arrays: equal lengths.

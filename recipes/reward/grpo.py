@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from clips import WorldMix, open_clips
+from clips import WorldMix, open_clips, read_rated
 from datasets import Dataset
 from training import (
     check_max_steps,
@@ -36,7 +36,7 @@ from qsave_reward.grading import WEIGHTS, grade
 from qsave_reward.processor import QSaveProcessor, resize_chunks
 from qsave_reward.prompt import build_messages
 from qsave_reward.slowfast import FramePlan, plan_chunks
-from qsave_reward.types import Record
+from qsave_reward.types import DIMENSIONS, Record
 
 GRADERS = tuple(WEIGHTS)
 
@@ -104,11 +104,22 @@ def reward_weights(given: list[float] | None) -> list[float]:
     return weights
 
 
+def check_truth(data: str) -> None:
+    """A ConfigError when a file tells nothing to grade by: answers would only be compared with themselves."""
+    known = data.startswith("world:") or any(r.mos or r.defects is not None for r in read_rated(data))
+    if not known:
+        raise ConfigError(
+            f"{data}: expected `mos` of {', '.join(DIMENSIONS)} or `defects`, got neither; a set with an "
+            "overall score only can train the holistic recipe (recipes/holistic/README.md)"
+        )
+
+
 def main() -> None:
     arguments, plan, config, model_config = parse_options(sys.argv[1:], *OPTIONS)
     config.remove_unused_columns = False
     config.reward_weights = reward_weights(config.reward_weights)
     check_max_steps(config)
+    check_truth(arguments.data)
     share = config.per_device_train_batch_size * config.steps_per_generation
     if share % config.num_generations:
         raise ConfigError(

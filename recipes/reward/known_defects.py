@@ -42,6 +42,9 @@ DEFECTS = {label: dimension for dimension in JUDGED for label in LABELS[dimensio
 SHORT_SIDE = 256
 """Pixels to which clips are reduced before they are made worse, so that a severity means the same in all."""
 
+MIN_FRAMES = 4
+"""Frames a clip needs: a shorter one has no room for a freeze or a jump that begins and ends in it."""
+
 
 @dataclass(frozen=True)
 class Drop:
@@ -134,16 +137,20 @@ def table(found: Sequence[Drop]) -> list[str]:
 
 
 def read_all(model: CheckpointScorer, records: Sequence[Record], root: Path) -> tuple[list[Clip], list[str]]:
-    """The clips that can be read, and their prompts; the others are named on the error output."""
+    """The clips that can be made worse, and their prompts; the others are named on the error output."""
     clips, prompts = [], []
     for record in records:
         try:
-            clips.append(reduced(model.read(root / record.video)))
-            prompts.append(record.prompt)
+            clip = model.read(root / record.video)
+            if len(clip.frames) < MIN_FRAMES:
+                raise VideoError(f"expected at least {MIN_FRAMES} frames, got {len(clip.frames)}")
         except VideoError as error:
             print(f"left out {record.video}: {error}", file=sys.stderr)
+            continue
+        clips.append(reduced(clip))
+        prompts.append(record.prompt)
     if not clips:
-        raise ConfigError(f"none of the {len(records)} clips could be read")
+        raise ConfigError(f"none of the {len(records)} clips could be read and has {MIN_FRAMES} frames")
     return clips, prompts
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from clips import WorldMix, open_clips, world_plans
+from clips import WorldMix, open_clips, read_rated, world_plans
 from datasets import Dataset
 from spoken_facts import (
     DEFECTS,
@@ -203,6 +203,16 @@ def make_dataset(
     return Dataset.from_dict({"index": list(range(n))}).with_transform(rows)
 
 
+def check_ratings(data: str) -> None:
+    """A ConfigError when a file has no rating of a dimension: nothing could be learnt from it."""
+    if data.startswith("world:") or any(r.mos or any(r.ratings.values()) for r in read_rated(data)):
+        return
+    raise ConfigError(
+        f"{data}: expected ratings of dimensions (`mos` of {', '.join(DIMENSIONS)}), got none; a set with an "
+        "overall score only can train the holistic recipe (recipes/holistic/README.md)"
+    )
+
+
 def main() -> None:
     arguments, plan, config, model_config = parse_options(sys.argv[1:], *OPTIONS)
     check_muon(config, muon=arguments.muon)
@@ -211,6 +221,7 @@ def main() -> None:
             f"facts_weight works with clips of the rendered world and without DeepSpeed, got data "
             f"{arguments.data!r}, deepspeed {config.deepspeed!r}: set it to 0 (--facts_weight 0)"
         )
+    check_ratings(arguments.data)
     config.remove_unused_columns = False
     config.dataset_kwargs = {"skip_prepare_dataset": True}
     output = Path(config.output_dir)
