@@ -213,7 +213,7 @@ def test_the_bundled_checkpoint_agrees_with_the_raters():
     found = evaluate(bundled, load_data("world:test", limit=120), attribution_limit=0).to_dict()
     # With 120 clips an SRCC is uncertain by about 0.1.
     assert found["n_failed"] == 0
-    wanted = {"visual_quality": 0.7, "dynamic_quality": 0.6, "text_alignment": 0.5, "overall": 0.65}
+    wanted = {"visual_quality": 0.7, "dynamic_quality": 0.65, "text_alignment": 0.55, "overall": 0.7}
     for name, least in wanted.items():
         assert found["results"][name]["srcc"] > least
 
