@@ -145,21 +145,38 @@ def _score_examples(model: Scorer) -> dict[str, VideoScore]:
 
 
 def _devices() -> tuple[int | None, list[str]]:
-    """Number of torch threads and names of the devices; `(None, [])` when torch does not load."""
+    """Number of torch threads and names of the devices; `(None, [])` when torch does not load.
+
+    A broken driver counts devices and then raises at each; the doctor must live to tell.
+    """
     try:
         import torch
-    except (ImportError, OSError):
+    except Exception:
         return None, []
-    gpus = [f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    try:
+        gpus = [_gpu(torch, i) for i in range(torch.cuda.device_count())]
+    except Exception as error:
+        gpus = [f"cuda unusable: {_in_words(error)}"]
     return torch.get_num_threads(), [*gpus, "cpu"]
+
+
+def _gpu(torch: Any, index: int) -> str:
+    try:
+        return f"cuda:{index} {torch.cuda.get_device_name(index)}"
+    except Exception as error:
+        return f"cuda:{index} unusable: {_in_words(error)}"
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _check(name: str, attempt: Any) -> Check:
     begin = time.perf_counter()
     try:
         detail, ok = attempt(), True
-    except (QSaveError, ImportError, OSError) as error:
-        detail, ok = f"{type(error).__name__}: {error}", False
+    except Exception as error:  # whatever is broken, the other checks and the versions are wanted
+        detail, ok = _in_words(error), False
     return Check(name, ok, detail, round(time.perf_counter() - begin, 3))
 
 

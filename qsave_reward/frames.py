@@ -53,7 +53,7 @@ def take_frames(video: Any, index: NDArray[np.intp]) -> NDArray[np.uint8]:
         uint8 [n, H, W, 3].
 
     Raises:
-        VideoError: `bad_type`, `bad_shape`, `bad_dtype`, `bad_values`, `frame_sizes`.
+        VideoError: `bad_type`, `bad_shape`, `bad_dtype`, `bad_values`, `frame_sizes`, `corrupt`.
     """
     if isinstance(video, list | tuple):
         sizes = {_shape(frame) for frame in video}
@@ -89,7 +89,9 @@ def image_to_rgb(image: Any) -> NDArray[np.uint8]:
         raise VideoError(
             f"expected an 8-bit image, got PIL mode {image.mode!r}; convert it first", code="bad_dtype"
         )
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if image.mode == "La":  # Pillow knows only this way from it
+        image = image.convert("LA")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
         return over_white(np.array(image.convert("RGBA")))
     return np.array(image.convert("RGB"))
 
@@ -122,7 +124,16 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 def _to_numpy(value: Any) -> NDArray[Any]:
     if _is_image(value):
-        return image_to_rgb(value)
+        try:
+            return image_to_rgb(value)
+        except (VideoError, MemoryError):
+            raise
+        except Exception as e:  # Pillow reads the file only now; of a closed one it raises an AssertionError
+            raise VideoError(
+                "a PIL image is damaged or cut short, or its file was closed before it was read "
+                f"({type(e).__name__} {e}); call its load() while the file is open",
+                code="corrupt",
+            ) from e
     if _is_tensor(value):
         tensor = value.detach().cpu()
         # NumPy has no bfloat16, and every bfloat16 is a float32.
@@ -138,6 +149,8 @@ def _to_uint8(array: NDArray[Any]) -> NDArray[np.uint8]:
             f"expected uint8 in 0..255 or floats in 0..1, got {array.dtype}; cast with .astype('uint8')",
             code="bad_dtype",
         )
+    if array.size == 0:  # has no extremes; `Clip` says what is wrong with its sides
+        return array.astype(np.uint8)
     if not np.isfinite(array).all():
         raise VideoError(
             "the frames contain NaN or infinity; fix the generator or drop the clip", code="bad_values"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 from qsave_reward.errors import ConfigError
 
 MIN_SIDE = 16
 """Smallest accepted height and width in pixels; anything smaller shows nothing that could be judged."""
 
+_MOST = 1 << 62  # what system calls take
+
 
 @dataclass(frozen=True)
 class Limits:
     """What one encoded clip may cost; whatever exceeds a limit is a `VideoError`.
+
+    Whole numbers may be given as floats, such as `max_memory=2e9`.
 
     Attributes:
         max_source_frames: frames in the file.
@@ -34,6 +37,19 @@ class Limits:
     timeout: float = 8.0
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not (value > 0 and math.isfinite(value)):
-                raise ConfigError(f"Limits.{name} must be a positive number, got {value}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            try:
+                usable = bool(0 < value <= _MOST)
+            except (TypeError, ValueError):
+                usable = False
+            if not usable:
+                raise ConfigError(
+                    f"Limits.{field.name} must be a positive number of at most 2^62, got {value!r}"
+                )
+            # The decoder process and the system calls behind the limits take nothing but plain numbers.
+            whole = isinstance(field.default, int)
+            plain = int(value) if whole else float(value)
+            if whole and plain != value:
+                raise ConfigError(f"Limits.{field.name} must be a whole number, got {value!r}")
+            object.__setattr__(self, field.name, plain)

@@ -108,9 +108,12 @@ def read_clip(
 
     Returns:
         The clip. Rotation tags are applied, transparency lies over white, BT.601/709/2020 and full or limited
-        range are honoured; anamorphic pixels and HDR transfer curves are left as stored, with a warning. Of
-        a stream that breaks part-way the sound beginning is returned with a warning, if it is at least half.
-        Bit errors that the codec itself cannot notice (most of those in HEVC, VP8, VP9) stay unnoticed.
+        range are honoured; anamorphic pixels, HDR transfer curves and colours under the transparency of AVIF
+        are left as stored, with a warning. Of a stream that breaks part-way the sound beginning is returned
+        with a warning, if it is at least half. What is missing at the end is noticed where a file says how
+        much it holds: MP4, GIF, WebP and PNG, as a rule Matroska, WebM, FLV, AVI and IVF, unless they were
+        written to a pipe; not fragmented MP4, MPEG-TS, MPEG-PS, ASF, Ogg, Y4M and raw streams. Bit errors
+        that the codec itself cannot notice (most of those in HEVC, VP8, VP9) stay unnoticed.
 
     Raises:
         VideoError: with `code`

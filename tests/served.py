@@ -42,7 +42,8 @@ def served(scorer: Any, settings: Settings | None = None, *, ready: bool = True)
     """Yields the address of a reward server."""
     with serving(create_app(scorer, settings or Settings())) as url:
         if ready:
-            wait_until(lambda: HTTP.get(f"{url}/ready").status_code == 200)
+            # A worker imports torch and transformers first, which takes half a minute on a busy machine.
+            wait_until(lambda: HTTP.get(f"{url}/ready").status_code == 200, seconds=120.0)
         yield url
 
 

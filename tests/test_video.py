@@ -87,6 +87,8 @@ def test_bytes_and_path_agree(files):
     by_bytes = read_clip(memoryview(files["b_frames"].read_bytes()))
     assert np.array_equal(by_path.frames, by_bytes.frames) and np.array_equal(by_path.times, by_bytes.times)
     assert np.array_equal(by_path.frames, read_clip(str(files["b_frames"])).frames)
+    spread = np.frombuffer(files["b_frames"].read_bytes(), np.uint8).repeat(2)
+    assert np.array_equal(by_path.frames, read_clip(memoryview(spread)[::2]).frames)
 
 
 def test_numbers_of_other_libraries(files):

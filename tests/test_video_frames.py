@@ -1,5 +1,6 @@
 """`read_clip` on frames in memory, `Clip`, and which frames are sampled."""
 
+import io
 from fractions import Fraction
 
 import hypothesis.extra.numpy as hnp
@@ -148,6 +149,9 @@ def test_transparent_images_lie_over_white():
         (np.zeros((2, 4, 32, 32, 3), np.uint8), "bad_shape"),
         ([FRAMES[0], FRAMES[1][:32]], "frame_sizes"),
         (FRAMES[:, :8], "too_small"),
+        (FRAMES[:, :0], "too_small"),
+        (FLOATS[:, :0], "too_small"),
+        (FLOATS.transpose(0, 3, 1, 2)[..., :0], "too_small"),
         (np.zeros((1, 1, 1, 3), np.uint8), "too_small"),
         (FRAMES.astype(np.int64), "bad_dtype"),
         (FRAMES.astype(np.float32), "bad_values"),
@@ -163,6 +167,37 @@ def test_transparent_images_lie_over_white():
 )
 def test_refused_frames(video, code):
     assert refusal(video, fps=8).code == code
+
+
+def unread_image(*, share=1.0, kind="PNG"):
+    """An image of which Pillow has read the header only."""
+    data = io.BytesIO()
+    Image.fromarray(numbered(3)).save(data, kind)
+    return Image.open(io.BytesIO(data.getvalue()[: int(share * len(data.getvalue()))]))
+
+
+def test_images_whose_file_is_gone_or_cut_short(tmp_path):
+    assert numbers(read_clip([unread_image()], fps=8).frames) == [3]
+    for kind in ("PNG", "JPEG"):
+        assert refusal([unread_image(share=0.9, kind=kind)], fps=8).code == "corrupt"
+    closed, underneath = unread_image(), unread_image()
+    closed.close()
+    underneath.fp.close()
+    Image.fromarray(numbered(3)).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as left:
+        pass
+    loaded = unread_image()
+    loaded.load()
+    loaded.close()
+    for image in (closed, underneath, left, loaded):
+        assert refusal([unread_image(), image], fps=8).code == "corrupt"
+
+
+def test_images_with_premultiplied_grey():
+    grey = Image.new("LA", (32, 32), (200, 255))
+    grey.paste((100, 0), (0, 0, 32, 16))
+    frames = read_clip([grey.convert("La")], fps=8).frames
+    assert (frames[0, :16] == 255).all() and (frames[0, 16:] == 200).all()
 
 
 def test_a_batch_of_one_is_named():

@@ -14,29 +14,28 @@ from __future__ import annotations
 import io
 from collections.abc import Set
 from contextlib import closing
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import replace
 from itertools import islice, takewhile
-from typing import Any, BinaryIO
+from typing import Any
 
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from qsave_reward.decoding.containers import IMAGES, open_file, sniff
-from qsave_reward.decoding.disposable import is_disposable, length_bytes
-from qsave_reward.decoding.images import decode_image, delays_of_gif
+from qsave_reward.decoding.images import decode_image
 from qsave_reward.decoding.libav import (
-    READ_ERRORS,
+    ALPHA_IGNORED,
     Reading,
-    damaged,
+    alpha_decoder,
     looks_encrypted,
     open_container,
     sound_frames,
-    video_streams,
 )
 from qsave_reward.decoding.output import Delivery, Emit, Job
 from qsave_reward.decoding.pixels import note_traits, to_rgb
+from qsave_reward.decoding.promises import TIMED
+from qsave_reward.decoding.scan import Track, scan
 from qsave_reward.errors import VideoError
 from qsave_reward.sampling import Timeline, delay_timeline, stamp_timeline
 
@@ -49,36 +48,12 @@ class _Disagreement(Exception):
     """The decoder's output is not what the list of packets promised."""
 
 
-@dataclass(frozen=True)
-class _Track:
-    """The video track of a file, as its packets describe it.
-
-    Attributes:
-        stamps: presentation times of the packets that are to be shown, in ticks, in the order of the file.
-        promised: frames the file claims to hold, at least `len(stamps)`.
-        last: seconds of the last packet, `None` when unknown.
-        delays: seconds of each complete frame of a GIF, else empty.
-        disposable: time stamps of frames that no other frame is predicted from.
-    """
-
-    file: BinaryIO
-    demuxer: str
-    index: int
-    time_base: Fraction
-    stamps: list[int | None]
-    promised: int
-    last: float | None
-    delays: list[float]
-    disposable: Set[int | None]
-    notes: tuple[str, ...]
-
-
 def decode(source: str | bytearray, header: dict[str, Any], emit: Emit) -> dict[str, Any]:
     """Decode one file.
 
     Args:
         source: path, or the bytes of a file.
-        header: the request, see `decode_worker`.
+        header: the request, see `pipe`.
         emit: receives each kept frame.
 
     Returns:
@@ -97,78 +72,28 @@ def decode(source: str | bytearray, header: dict[str, Any], emit: Emit) -> dict[
             job.check_size(*(int.from_bytes(head[at : at + 2], "little") for at in (6, 8)))
         if kind in IMAGES:
             return decode_image(file, kind, job)
-        track = _scan(file, kind, job)
+        track = scan(file, kind, job)
         if job.decoder == "decord":
             return _read_with_decord(track, job)
         if None not in track.stamps:
             try:
-                return _read(track, job, _in_order(track), disposable=track.disposable, threads=THREADS)
+                stamps = _in_order(track)
+                return _read(
+                    track, job, stamps, disposable=track.disposable, threads=THREADS, alpha=track.alpha
+                )
             except _Disagreement:
                 pass
         return _read_as_decoded(track, job)
 
 
-def _scan(file: BinaryIO, demuxer: str, job: Job) -> _Track:
-    """First pass: choose the video track and list its packets."""
-    notes: list[str] = []
-    with open_container(file, demuxer, max_pixels=job.limits.max_pixels) as container:
-        candidates = video_streams(container)
-        stamps: dict[int, list[int | None]] = {stream.index: [] for stream in candidates}
-        hidden = dict.fromkeys(stamps, 0)
-        units = {stream.index: length_bytes(stream) for stream in candidates}
-        disposable: dict[int, set[int | None]] = {stream.index: set() for stream in candidates}
-        last: dict[int, float] = {}
-        try:
-            for packet in container.demux(candidates):
-                if packet.size == 0:
-                    continue
-                if packet.is_discard:  # a cut clip's lead-in, decoded and not shown
-                    hidden[packet.stream_index] += 1
-                    continue
-                stamps[packet.stream_index].append(packet.pts)
-                if (size := units[packet.stream_index]) and is_disposable(packet, size):
-                    disposable[packet.stream_index].add(packet.pts)
-                last[packet.stream_index] = float((packet.duration or 0) * packet.time_base)
-                job.check_count(len(stamps[packet.stream_index]))
-        except READ_ERRORS as e:
-            notes.append(f"the file breaks off: {damaged(e)}")
-        best = container.streams.best("video")
-        if not isinstance(best, VideoStream) or not stamps.get(best.index):
-            best = max(candidates, key=lambda stream: len(stamps[stream.index]))
-        count = len(stamps[best.index])
-        if best.codec_context.codec_tag == "encv":
-            raise VideoError("the video is encrypted; pass a decrypted copy", code="encrypted")
-        if count == 0:
-            raise VideoError("the video track holds no frames", code="no_frames")
-        if best.width and best.height:
-            job.check_size(best.width, best.height)
-        if (tracks := sum(map(bool, stamps.values()))) > 1:
-            notes.append(f"{tracks} video tracks; the main one was read")
-        delays = _delays(file, job) if demuxer == "gif" else []
-        complete = min(count, len(delays)) if demuxer == "gif" else count
-        # MP4 has an index of all its frames, less what an edit list cuts away and what fragments add.
-        promised = len(best.index_entries) - hidden[best.index] if demuxer == "mov" else 0
-        return _Track(
-            file=file,
-            demuxer=demuxer,
-            index=best.index,
-            time_base=best.time_base or Fraction(1),
-            stamps=stamps[best.index][:complete],
-            promised=max(count, promised),
-            last=last[best.index] or None,
-            delays=delays,
-            disposable=disposable[best.index],
-            notes=tuple(notes),
-        )
-
-
 def _read(
-    track: _Track,
+    track: Track,
     job: Job,
     stamps: list[int | None],
     *,
     disposable: Set[int | None] = frozenset(),
     threads: int = 1,
+    alpha: bool = False,
 ) -> dict[str, Any]:
     """Decode from the start and hand over the kept frames.
 
@@ -176,6 +101,7 @@ def _read(
         stamps: time stamps of the frames in the order in which the decoder must put them out.
         disposable: time stamps of frames that need not be decoded unless they are kept.
         threads: of the decoder, see `sound_frames`.
+        alpha: whether to decode with `alpha_decoder`, where there is one.
 
     Raises:
         _Disagreement: it does not.
@@ -188,9 +114,17 @@ def _read(
     with _reopen(track, job) as container:
         stream = _stream(container, track)
         note_traits(stream, delivery.note)
-        limit = job.limits.max_pixels
+        decoder = alpha_decoder(stream) if alpha else None
+        if track.alpha and decoder is None:
+            delivery.note(ALPHA_IGNORED)
         decoded = sound_frames(
-            container, stream, Reading(), max_pixels=limit, threads=threads, left_out=left_out
+            container,
+            stream,
+            Reading(),
+            max_pixels=job.limits.max_pixels,
+            threads=threads,
+            left_out=left_out,
+            decoder=decoder,
         )
         with closing(decoded) as frames:
             for _, frame in frames:
@@ -205,7 +139,7 @@ def _read(
     raise _Disagreement
 
 
-def _read_as_decoded(track: _Track, job: Job) -> dict[str, Any]:
+def _read_as_decoded(track: Track, job: Job) -> dict[str, Any]:
     """List what the decoder puts out, then read by that list."""
     reading = Reading()
     with _reopen(track, job) as container:
@@ -226,12 +160,14 @@ def _read_as_decoded(track: _Track, job: Job) -> dict[str, Any]:
         raise VideoError("the file is damaged: it decodes differently each time", code="corrupt") from e
 
 
-def _read_with_decord(track: _Track, job: Job) -> dict[str, Any]:
+def _read_with_decord(track: Track, job: Job) -> dict[str, Any]:
     """Read every frame in order with decord (its seeking is what goes wrong) and compare the count."""
     import decord
 
     stamps = _in_order(track) if None not in track.stamps else track.stamps
     delivery = _delivery(track, job, stamps)
+    if track.alpha:
+        delivery.note(ALPHA_IGNORED)
     track.file.seek(0)
     try:
         reader = decord.VideoReader(track.file, num_threads=1)
@@ -258,12 +194,13 @@ def _read_with_decord(track: _Track, job: Job) -> dict[str, Any]:
     return delivery.report()
 
 
-def _delivery(track: _Track, job: Job, stamps: list[int | None]) -> Delivery:
+def _delivery(track: Track, job: Job, stamps: list[int | None]) -> Delivery:
     """Refuse a file of which less than half can be read; otherwise prepare to deliver what can."""
     count = len(stamps)
+    promised = f"{'about ' if track.demuxer in TIMED else ''}{track.promised}"
     if count == 0 or 2 * count < track.promised:
         raise VideoError(
-            f"the file is damaged: only the first {count} of {track.promised} frames can be read"
+            f"the file is damaged: only the first {count} of {promised} frames can be read"
             if count
             else "no frame can be decoded: the file is damaged or encrypted",
             code="corrupt",
@@ -279,25 +216,20 @@ def _delivery(track: _Track, job: Job, stamps: list[int | None]) -> Delivery:
         delivery.note(note)
     if count < track.promised:
         delivery.note(
-            f"the file is damaged: only {count} of {track.promised} frames can be read; the rest is missing"
+            f"the file is damaged: only {count} of {promised} frames can be read; the rest is missing"
         )
     return delivery
 
 
-def _reopen(track: _Track, job: Job) -> InputContainer:
+def _reopen(track: Track, job: Job) -> InputContainer:
     return open_container(track.file, track.demuxer, max_pixels=job.limits.max_pixels)
 
 
-def _stream(container: InputContainer, track: _Track) -> VideoStream:
+def _stream(container: InputContainer, track: Track) -> VideoStream:
     stream = container.streams[track.index]
     assert isinstance(stream, VideoStream)
     return stream
 
 
-def _in_order(track: _Track) -> list[int | None]:
+def _in_order(track: Track) -> list[int | None]:
     return sorted(track.stamps, key=lambda stamp: stamp or 0)
-
-
-def _delays(file: BinaryIO, job: Job) -> list[float]:
-    file.seek(0)
-    return delays_of_gif(file.read(job.limits.max_bytes))

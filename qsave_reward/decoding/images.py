@@ -6,9 +6,10 @@ from __future__ import annotations
 import contextlib
 from typing import Any, BinaryIO
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from qsave_reward.decoding.output import Delivery, Job
+from qsave_reward.decoding.pixels import Note
 from qsave_reward.errors import VideoError
 from qsave_reward.frames import image_to_rgb
 from qsave_reward.sampling import delay_timeline
@@ -21,20 +22,32 @@ def decode_image(file: BinaryIO, format_name: str, job: Job) -> dict[str, Any]:
             job.check_size(*image.size)
             count = int(getattr(image, "n_frames", 1))
             job.check_count(count)
+            # The first image of an animated PNG may be one that only viewers without animation show.
+            hidden = int(count > 1 and getattr(image, "default_image", False))
             delays = []
-            for position in range(count):
+            for position in range(hidden, count):
                 image.seek(position)
                 image.load()  # WebP states a delay only then
                 delays.append(float(image.info.get("duration", 0)) / 1000.0)
-            delivery = Delivery(job, count, lambda: delay_timeline(delays))
+            delivery = Delivery(job, count - hidden, lambda: delay_timeline(delays))
+            turned = _is_turned(image, delivery.note)
             for position in delivery.wanted:
-                image.seek(position)
-                delivery.give(image_to_rgb(image))
+                image.seek(hidden + position)
+                delivery.give(image_to_rgb(ImageOps.exif_transpose(image) if turned else image))
             return delivery.report()
     except Image.DecompressionBombError as e:
         raise VideoError(f"{e}; scale the image down", code="too_large") from e
     except (OSError, SyntaxError, ValueError, EOFError) as e:  # what Pillow's readers raise on damaged files
         raise VideoError(f"the image is damaged: {e}", code="corrupt") from e
+
+
+def _is_turned(image: Image.Image, note: Note) -> bool:
+    """Whether EXIF data say that the image is shown turned or mirrored."""
+    try:
+        return bool(image.getexif().get(ExifTags.Base.Orientation, 1) != 1)
+    except Exception:  # whatever Pillow stumbles over there, the pixels are sound
+        note("the EXIF data are damaged; a rotation they may state is ignored")
+        return False
 
 
 def delays_of_gif(data: bytes) -> list[float]:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, cast
 
 import av
 import numpy as np
+from av.codec.codec import UnknownCodecError
 from av.container import InputContainer
 from av.error import FFmpegError
 from av.packet import Packet
@@ -27,6 +28,10 @@ _Place = tuple[int, float]
 
 READ_ERRORS = (FFmpegError, IndexError)
 """What demuxing raises; PyAV an IndexError at a track that begins after the file was opened (MPEG-TS)."""
+
+ALPHA_IGNORED = "the clip is partly transparent; that is ignored and its colours are returned as stored"
+
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 _ENCRYPTION = re.compile(rb"encv|sinf|pssh|senc|\x6d\x80.{1,40}\x50\x35", re.DOTALL)
 """Boxes of encrypted MP4 files; the element ContentEncryption inside ContentEncodings of Matroska."""
@@ -90,6 +95,32 @@ def video_streams(container: InputContainer) -> list[VideoStream]:
     return decodable
 
 
+def has_alpha(stream: VideoStream) -> bool:
+    """Whether a track of VP8 or VP9 has its transparency beside it, as a second stream in the same packets
+    (WebM)."""
+    marks = {key.lower(): value for key, value in stream.metadata.items()}
+    return stream.codec_context.name in _ALPHA_DECODERS and marks.get("alpha_mode") == "1"
+
+
+def alpha_decoder(stream: VideoStream) -> VideoCodecContext | None:
+    """A decoder that puts the two together, which libav's own do not; `None` where it was built without.
+
+    It leaves out frames without a second stream, so what it puts out must be compared with what was promised.
+    """
+    try:
+        codec = av.CodecContext.create(_ALPHA_DECODERS[stream.codec_context.name], "r")
+    except UnknownCodecError:
+        return None
+    codec.extradata = stream.codec_context.extradata
+    return cast(VideoCodecContext, codec)
+
+
+def is_cut_off(packet: Packet[Any], container: InputContainer) -> bool:
+    """Whether the file ends inside this packet. Not every decoder would mind; and the mark that is looked for
+    means other things elsewhere, such as in MPEG-TS."""
+    return packet.is_corrupt and container.format.name in ("avi", "flv", "ivf")
+
+
 def looks_encrypted(file: BinaryIO) -> bool:
     """Whether the first or last megabyte names an encryption scheme; for files that do not decode at all."""
     size = file.seek(0, os.SEEK_END)
@@ -120,6 +151,7 @@ def sound_frames(
     max_pixels: int,
     threads: int = 1,
     left_out: Set[int | None] = frozenset(),
+    decoder: VideoCodecContext | None = None,
 ) -> Generator[tuple[int, VideoFrame]]:
     """Frames in the order of the decoder's output, each with the place of its packet in the file.
 
@@ -135,8 +167,9 @@ def sound_frames(
             what comes must be compared with what was promised. (Threads for slices would be worse: they
             leave most damage of H.264 unmarked.)
         left_out: time stamps of packets that the decoder is not given.
+        decoder: other than the stream's own, see `alpha_decoder`.
     """
-    codec = stream.codec_context
+    codec = decoder or stream.codec_context
     codec.thread_type, codec.thread_count = "FRAME", threads
     codec.copy_opaque = True
     codec.options = _options(max_pixels)
@@ -209,7 +242,8 @@ def _packets(
     """The stream's packets, then `None`, which makes the decoder hand out what it holds back."""
     try:
         for packet in container.demux(stream):
-            if packet.size:  # an empty one would end the decoding here
+            # An empty one would end the decoding here.
+            if packet.size and not is_cut_off(packet, container):
                 yield packet
     except READ_ERRORS as e:
         reading.troubles.append(str(damaged(e)))

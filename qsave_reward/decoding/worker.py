@@ -32,6 +32,8 @@ from qsave_reward.errors import VideoError
 _WORKERS = max(2, min(8, os.cpu_count() or 1))
 _START_SECONDS = 60.0
 _RECYCLE_AFTER = 2000  # clips; the media libraries leak a few kilobytes a clip
+_LARGEST_FRAME = 1 << 40  # bytes; limits may be as large as to say that there is none
+_LONGEST_TIMER = 1e9  # seconds
 _GRACE = 5.0  # seconds after the deadline at which a worker whose parent is gone ends itself
 
 _START = (
@@ -84,7 +86,7 @@ class _Worker:
         deadline = time.monotonic() + limits["timeout"]
         # No frame is larger than what all may take, nor than what the decoder may hold.
         largest = min(3 * limits["max_pixels"], limits["max_frame_bytes"], limits["max_memory"])
-        set_size(self.memory, int(largest))
+        set_size(self.memory, min(largest, _LARGEST_FRAME))
         send(self.requests.fileno(), header, data, deadline=deadline)
         source = self.replies.fileno()
         frames = np.empty((0, 0, 0, 3), dtype=np.uint8)
@@ -202,13 +204,15 @@ def decode(
         VideoError: whatever the worker reports, or `timeout`, `decoder_crashed`, `too_large`.
     """
     path = source if isinstance(source, str) else None
-    data = b"" if isinstance(source, str) else source
-    size = memoryview(data).nbytes
+    data = memoryview(b"" if isinstance(source, str) else source)
+    size = data.nbytes
     if size > limits["max_bytes"]:
         raise VideoError(
             f"expected at most {limits['max_bytes']} bytes, got {size}; raise Limits.max_bytes",
             code="too_large",
         )
+    if not data.c_contiguous:  # a slice with a step; the pipe takes bytes that lie side by side
+        data = memoryview(data.tobytes())
     header = {**request, "path": path, "size": size, "limits": limits}
     try:
         frames, reply = _pool.run(header, data)
@@ -263,7 +267,7 @@ def main(memory: int) -> None:
             header = receive(requests)
             limits = header["limits"]
             # The kernel ends the process even inside native code, should the parent not be there to do it.
-            signal.setitimer(signal.ITIMER_REAL, limits["timeout"] + _GRACE)
+            signal.setitimer(signal.ITIMER_REAL, min(limits["timeout"] + _GRACE, _LONGEST_TIMER))
             _limit_memory(limits["max_memory"])
             data = bytearray(header["size"])
             fill(requests, data, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from qsave_reward.errors import VideoError
 from qsave_reward.holistic.configuration import HolisticConfig
 from qsave_reward.video import Clip
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 """Of ImageNet, for all three encoders, as in the public code."""
+
+MAX_ENLARGED = 4096 * 2304
+"""Pixels of a frame after it was enlarged to be cut into fragments, as many as `Limits` admits by default. A
+strip of 65000x16 would get 200 million, since its length grows with its width."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +68,8 @@ def cut_fragments(
     """Pieces of frames at native resolution, put together (FAST-VQA, arXiv 2207.02595).
 
     A frame is divided into `cells` x `cells` equal cells; of each one piece of `size` x `size` pixels is
-    cut, at the same place in all frames. Frames smaller than `cells` x `size` are enlarged first.
+    cut, at the same place in all frames. Frames smaller than `cells` x `size` are enlarged first, one by one,
+    which takes less memory.
 
     Args:
         frames: uint8 [T, 3, H, W].
@@ -70,19 +77,31 @@ def cut_fragments(
 
     Returns:
         uint8 [T, 3, cells * size, cells * size].
+
+    Raises:
+        VideoError: `too_large` for thin strips, see `MAX_ENLARGED`.
     """
     side = cells * size
     height, width = frames.shape[2:]
     if min(height, width) < side:
         scale = side / min(height, width)
         enlarged = (max(side, round(height * scale)), max(side, round(width * scale)))
-        frames = functional.interpolate(frames.float(), enlarged, mode="bilinear").round().byte()
-        height, width = enlarged
+        if math.prod(enlarged) > MAX_ENLARGED:
+            raise VideoError(
+                f"expected frames of at most {MAX_ENLARGED} pixels once their shorter side is {side}, got "
+                f"{width}x{height}, which become {enlarged[1]}x{enlarged[0]}; crop the clip",
+                code="too_large",
+            )
+        frames = torch.cat([_enlarge(frame, enlarged) for frame in frames[:, None]])
     rows = [
         [_piece(frames, i, j, cells=cells, size=size, generator=generator) for j in range(cells)]
         for i in range(cells)
     ]
     return torch.cat([torch.cat(row, dim=3) for row in rows], dim=2)
+
+
+def _enlarge(frames: Tensor, size: tuple[int, int]) -> Tensor:
+    return functional.interpolate(frames.float(), size, mode="bilinear").round().byte()
 
 
 def _piece(

@@ -125,19 +125,19 @@ def export_world(
     Raises:
         ConfigError: when the folder holds another world, or cannot be written.
     """
-    from qsave_reward.data import write_lines, write_records
+    from qsave_reward.data import make_folder, write_lines, write_records
     from qsave_reward.video import write_clip
 
     if n < 1:
         raise ConfigError(f"expected at least one item to export, got {n}")
     config = config or WorldConfig()
     folder = Path(out)
-    (folder / "clips").mkdir(parents=True, exist_ok=True)
+    make_folder(folder / "clips")
     identity = {"version": WORLD_VERSION, "split": split, "seed": seed, "config": asdict(config)}
     marker = folder / "world.json"
     if not marker.exists():
         write_lines(marker, [json.dumps(identity, indent=2)])
-    elif json.loads(marker.read_text(encoding="utf-8")) != identity:
+    elif _read_marker(marker) != identity:
         raise ConfigError(
             f"{folder} holds another world ({marker}); choose another folder or the same settings"
         )
@@ -146,9 +146,22 @@ def export_world(
         plan = world_plan(split, index, seed=seed, config=config)
         relative = f"clips/{index:06d}.mp4"
         if not (folder / relative).exists():
-            write_clip(folder / relative, render_plan(plan).frames, fps=plan.config.fps)
+            try:
+                write_clip(folder / relative, render_plan(plan).frames, fps=plan.config.fps)
+            except OSError as error:
+                raise ConfigError(f"cannot write {folder / relative}: {error}") from error
         records.append(replace(plan_record(plan), video=relative))
         if progress is not None:
             progress(index + 1, n)
     write_records(folder / "records.jsonl", records)
     return folder / "records.jsonl"
+
+
+def _read_marker(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"expected {path} to say which world the folder holds, got {error}; choose another folder, or "
+            "delete that file if the clips are of this world"
+        ) from error
