@@ -90,6 +90,15 @@ def test_latents_that_are_not_finite_are_no_video():
         sampled(pipeline, "wan")
 
 
+def test_pixels_that_are_not_finite_are_no_black_video():
+    pipeline = build("wan")
+    with torch.no_grad():
+        pipeline.vae.decoder.conv_out.bias.fill_(torch.nan)
+    with pytest.raises(QSaveError, match=f"pixels that are not finite for '{PROMPT}'; try another") as caught:
+        sampled(pipeline, "wan")
+    assert caught.value.code == "not_finite"
+
+
 def test_what_is_no_family_is_refused(tmp_path):
     class OtherPipeline:
         pass

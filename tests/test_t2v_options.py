@@ -197,6 +197,19 @@ def test_the_file_of_a_run_starts_the_same_run(tmp_path):
     assert parse_options(TrainOptions, ["--config", str(tmp_path / "config.yaml")]) == own
 
 
+@pytest.mark.parametrize("kind", [TrainOptions, EvaluateOptions, BestOfOptions])
+def test_only_the_embedded_generator_has_a_prompt_length_unless_one_is_given(kind):
+    needed = ["--output_dir", "OUT"] if kind is TrainOptions else []
+
+    def extra(*arguments):
+        return parse_options(kind, [*needed, *arguments]).sampling().extra
+
+    assert extra() == {"max_sequence_length": 32}
+    assert extra("--pipeline", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers") == {}
+    assert extra("--extra", "{}") == {}
+    assert extra("--pipeline", "other", "--extra", '{"frame_rate": 25}') == {"frame_rate": 25}
+
+
 @given(st.integers(1, 12), st.data(), st.integers(0, 5))
 def test_no_prompt_comes_twice_in_a_turn_and_none_is_left_out_for_long(total, data, seed):
     number = data.draw(st.integers(1, total))

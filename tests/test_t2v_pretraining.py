@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "text_to_video"))
@@ -13,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "text_to_video
 import pretrain_tiny
 from kernel_muon import Muon, optimizers_for
 from pipelines import load_pipeline
-from tiny_pipeline import TEXT_LENGTH, build_pipeline, build_tokenizer
+from tiny_pipeline import TEXT_LENGTH, TEXT_WIDTH, build_pipeline, build_tokenizer
 from world_prompts import HEIGHT, NUM_FRAMES, WIDTH, object_frames, object_plans, object_prompts
 
 from qsave_reward.world.scene import split_of
@@ -116,6 +118,48 @@ def test_training_moves_every_weight_and_goes_on_after_a_stop_as_if_nothing_had_
         for name, values in expected.items():
             assert torch.equal(found[name], values), name
             assert not torch.equal(values, start[name]), name
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Modules train on another device than tensors are made on, as with a GPU."""
+
+    class Elsewhere(Accelerator):
+        device = torch.device("meta")
+
+    monkeypatch.setattr(pretrain_tiny, "Accelerator", Elsewhere)
+    monkeypatch.setattr(pretrain_tiny, "save_file", lambda *_: None)  # there is nothing on it to save
+    return Elsewhere.device
+
+
+def test_clips_latents_and_noise_come_to_the_device_of_the_weights(tmp_path, elsewhere, monkeypatch):
+    options = pretrain_tiny.Options(vae_steps=1, vae_batch=1, steps=1, batch=2)
+    pipeline = build_pipeline().to(elsewhere)
+    pretrain_tiny.train_vae(pipeline.vae, options, tmp_path)
+
+    def embeds(texts, *, max_sequence_length, device):  # the text encoder asks for values
+        return torch.zeros(len(texts), max_sequence_length, TEXT_WIDTH, device=device)
+
+    monkeypatch.setattr(pipeline, "_get_t5_prompt_embeds", embeds)
+    monkeypatch.setattr(pretrain_tiny, "optimizers_for", lambda module, **_: [])
+    pretrain_tiny.train_transformer(pipeline, torch.zeros(2, 4, 2, 8, 8), options, tmp_path)
+    assert pipeline.transformer.proj_out.weight.grad.device == elsewhere
+
+
+def test_the_average_follows_the_weights_to_their_device(tmp_path, elsewhere):
+    average = EMAModel(torch.nn.Linear(2, 2).parameters())
+    module = torch.nn.Linear(2, 2, device=elsewhere)
+    pretrain_tiny.run(
+        "linear",
+        lambda step: {"loss": module(torch.ones(1, 2, device=elsewhere)).sum()},
+        modules=[module],
+        optimizers=[torch.optim.SGD(module.parameters(), lr=0.1)],
+        steps=1,
+        options=pretrain_tiny.Options(),
+        output=tmp_path,
+        average=average,
+    )
+    assert {shadow.device for shadow in average.shadow_params} == {elsewhere}
 
 
 def test_the_embedded_generator_loads_and_says_what_it_was_trained_with():

@@ -183,7 +183,7 @@ def test_an_answer_of_another_model_ends_a_run(fake):
         (["--pipeline", str(RECIPE)], "model_index.json"),
         (["--lora_targets", "to_q", "to_nothing"], "to_nothing match no linear layer"),
         (["--eval_prompts", "missing.txt"], "cannot read prompts"),
-        (["--minibatches", "3"], "must divide the 8 chunks"),
+        (["--minibatches", "3"], r"must divide the number of prompts of a process \(2, "),
         (["--keep_best", "gold.beauty"], "one of reward.visual_quality, .*, gold.overall, got gold.beauty"),
         (["--keep_best", "held_out.overall"], "got held_out.overall"),
     ],

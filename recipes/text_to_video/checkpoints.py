@@ -36,6 +36,9 @@ def resume(accelerator: Accelerator, folder: Path) -> int:
         return 0
     frozen = {"load_module_strict": False} if _with_deepspeed(accelerator) else {}
     accelerator.load_state(str(folder / f"step-{steps[-1]}"), **frozen)
+    # Checkpoints lie between updates. The count of batches in them fits the number of processes that wrote
+    # them and is missing for others: the optimizer would step in the middle of an update.
+    accelerator.step = 0
     return steps[-1]
 
 

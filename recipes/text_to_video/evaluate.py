@@ -58,7 +58,6 @@ class EvaluateOptions(PipelineOptions):
     prompts: str = "world:test"
     count: int = 32
     videos: int = 2
-    extra: str = '{"max_sequence_length": 32}'
     sheet: str = ""
     save: str = ""
     json: bool = False

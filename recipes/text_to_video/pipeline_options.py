@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rollout import SamplingOptions
+from tiny_pipeline import TEXT_LENGTH
 
 from qsave_reward.errors import ConfigError
 
@@ -24,7 +25,8 @@ class PipelineOptions:
         pipeline: folder or hub name of a diffusers text-to-video pipeline; `tiny` is the embedded one.
         dtype: of the pipeline's weights; a LoRA in training is always float32.
         height, width, num_frames, fps, steps, guidance: how videos are sampled (see `SamplingOptions`).
-        extra: further arguments of the pipeline, JSON.
+        extra: further arguments of the pipeline, JSON; empty: none, but for `tiny` the prompt length that it
+            was trained with.
         batch_size: videos that go through the transformer at a time.
         reward: `tiny`, a checkpoint folder, or addresses of reward servers.
         reward_timeout, reward_token_file: see `open_reward`.
@@ -39,7 +41,7 @@ class PipelineOptions:
     fps: float = 8.0
     steps: int = 8
     guidance: float = 1.0
-    extra: str = "{}"
+    extra: str = ""
     batch_size: int = 8
     reward: str = "tiny"
     reward_timeout: float = 300.0
@@ -55,6 +57,8 @@ class PipelineOptions:
             raise ConfigError(
                 f"num_frames must be at least 2, got {self.num_frames}: one frame has no motion"
             )
+        if not self.extra:
+            self.extra = json.dumps({"max_sequence_length": TEXT_LENGTH} if self.pipeline == "tiny" else {})
         if named := OWN & json_mapping("extra", self.extra).keys():
             raise ConfigError(f"extra must not name {', '.join(sorted(named))}; there are options for that")
 

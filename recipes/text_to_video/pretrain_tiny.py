@@ -89,7 +89,7 @@ def train_vae(vae: AutoencoderKLWan, options: Options, output: Path) -> None:
         start = step % (NUM_FRAMES - frames + 1)
         batch = plans[step * short_batch : step * short_batch + number]
         clips = [torch.from_numpy(object_frames(plan)[start : start + frames]) for plan in batch]
-        pixels = to_pixels(clips)
+        pixels = to_pixels(clips).to(vae.device)
         posterior = vae.encode(pixels).latent_dist
         copy = vae.decode(posterior.sample(), return_dict=False)[0]
         edges = sum(functional.l1_loss(copy.diff(dim=d), pixels.diff(dim=d)) for d in (2, 3, 4))
@@ -127,7 +127,7 @@ def encode_clips(vae: AutoencoderKLWan, options: Options, output: Path) -> Tenso
         parts = []
         for start in tqdm(range(0, len(plans), 16), desc="encode", unit="batch"):
             pixels = to_pixels([torch.from_numpy(object_frames(plan)) for plan in plans[start : start + 16]])
-            parts.append(vae.encode(pixels).latent_dist.mode().half())
+            parts.append(vae.encode(pixels.to(vae.device)).latent_dist.mode().half().cpu())
         save_file({"latents": torch.cat(parts)}, output / "latents.part")
         (output / "latents.part").rename(path)
     return load_file(path)["latents"].float()
@@ -149,6 +149,7 @@ def train_transformer(pipeline: WanPipeline, latents: Tensor, options: Options, 
     average = EMAModel(trained.parameters(), decay=0.998, use_ema_warmup=True, power=0.75)
 
     def loss_of(step: int) -> dict[str, Tensor]:
+        device = transformer.device
         generator = torch.Generator().manual_seed(options.seed * 1_000_003 + step)
         chosen = torch.randint(len(latents), (options.batch,), generator=generator)
         clean = latents[chosen]
@@ -160,11 +161,14 @@ def train_transformer(pipeline: WanPipeline, latents: Tensor, options: Options, 
         texts = [
             "" if quiet else prompts[i] for i, quiet in zip(chosen.tolist(), silent.tolist(), strict=True)
         ]
+        clean, noise, sigma = clean.to(device), noise.to(device), sigma.to(device)
         level = sigma.view(-1, 1, 1, 1, 1)
         velocity = transformer(
             hidden_states=(1 - level) * clean + level * noise,
             timestep=sigma * 1000,
-            encoder_hidden_states=pipeline._get_t5_prompt_embeds(texts, max_sequence_length=TEXT_LENGTH),
+            encoder_hidden_states=pipeline._get_t5_prompt_embeds(
+                texts, max_sequence_length=TEXT_LENGTH, device=device
+            ),
             return_dict=False,
         )[0]
         return {"loss": functional.mse_loss(velocity, noise - clean)}
@@ -202,6 +206,8 @@ def run(
     rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     folder = output / f"{name}_checkpoints"
     first = resume(accelerator, folder)
+    if average is not None:
+        average.to(accelerator.device)  # it was made, and is loaded, on the CPU
     with (output / "log.jsonl").open("a") as log, tqdm(total=steps, initial=first, desc=name) as bar:
         for step in range(first, steps):
             for optimizer, rate in zip(optimizers, rates, strict=True):

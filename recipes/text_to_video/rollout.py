@@ -82,7 +82,7 @@ def sample(pipeline: Any, prompt: str, seeds: list[int], options: SamplingOption
 
     Raises:
         ConfigError: the pipeline refuses what it is called with, such as an odd height.
-        QSaveError: the pipeline overflowed (`not_finite`).
+        QSaveError: the pipeline or its VAE overflowed (`not_finite`).
     """
     last: dict[str, Tensor] = {}
 
@@ -107,13 +107,14 @@ def sample(pipeline: Any, prompt: str, seeds: list[int], options: SamplingOption
         except ValueError as error:  # diffusers' way of refusing arguments
             raise ConfigError(f"{type(pipeline).__name__} cannot make such a video: {error}") from error
     prompted, unprompted = split_calls(calls, len(seeds))
-    if not last["latents"].isfinite().all():
-        raise QSaveError(
-            f"the pipeline gave latents that are not finite for {prompt!r}; try another dtype "
-            "(bfloat16 instead of float16), or a lower learning_rate",
-            code="not_finite",
-        )
     pixels = torch.stack(list(output.frames)).float()  # [K, T, 3, H, W] in [0, 1]
+    for name, values in (("latents", last["latents"]), ("pixels", pixels)):
+        if not values.isfinite().all():  # as bytes they would be black, a video like any other
+            raise QSaveError(
+                f"the pipeline gave {name} that are not finite for {prompt!r}; try another dtype "
+                "(bfloat16 instead of float16), or a lower learning_rate",
+                code="not_finite",
+            )
     frames = pixels.mul(255).round().clamp(0, 255).byte().permute(0, 1, 3, 4, 2).contiguous().cpu().numpy()
     scheduler = pipeline.scheduler
     return Rollout(

@@ -34,7 +34,8 @@ class TrainOptions(PipelineOptions):
         prompts_per_update: by all processes together.
         group_size: videos of one prompt, which are compared with each other; at least 2, and a multiple of
             `batch_size`.
-        minibatches: optimizer steps in an update.
+        minibatches: optimizer steps in an update; each takes whole groups, so their number must divide that
+            of the prompts of a process.
         max_masked: share of videos without a score at which the run stops.
         lora_rank, lora_alpha: size and strength of the LoRA.
         lora_targets: endings of layer names; empty: those of the family.

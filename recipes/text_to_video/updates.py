@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,8 @@ class Learner:
     ) -> Any:
         """Each rollout `repeats` times with advantages [B], noise levels [B] and noise.
 
+        Each optimizer step sees whole groups, at all of their levels.
+
         The videos of a group get the same levels and noise, as the two of a pair do in Flow-DPO: what these
         add to every video's gradient cancels, since the advantages of a group sum to zero. The levels of an
         update are spread evenly over its groups.
@@ -94,16 +96,15 @@ class Learner:
         groups = [(seed[1] + i) // batches for i in range(len(rollouts))]
         generators = [_generator(seed[0], group) for group in groups]
         order = torch.randperm(len(rollouts), generator=_generator(*seed, 1)).tolist()
-        for repeat in range(repeats):
-            number = options.prompts_per_update
+        number = options.prompts_per_update
+        for repeat, i in _in_whole_groups(order, groups, repeats, options.minibatches):
             places = torch.randperm(number, generator=_generator(seed[0], repeat, 2)).tolist()
-            for i in order:
-                latents, generator = rollouts[i].latents, generators[i]
-                within = (places[groups[i]] + torch.rand(1, generator=generator)) / number
-                shift = shift_of(self.pipeline, tokens=latents.shape[1])
-                sigma = spread_sigmas((within + repeat) / repeats, shift).clamp(LOWEST, HIGHEST)
-                noise = torch.randn(latents[:1].shape, generator=generator)
-                yield rollouts[i], advantages[i], sigma.expand(len(latents)), noise.expand_as(latents)
+            latents, generator = rollouts[i].latents, generators[i]
+            within = (places[groups[i]] + torch.rand(1, generator=generator)) / number
+            shift = shift_of(self.pipeline, tokens=latents.shape[1])
+            sigma = spread_sigmas((within + repeat) / repeats, shift).clamp(LOWEST, HIGHEST)
+            noise = torch.randn(latents[:1].shape, generator=generator)
+            yield rollouts[i], advantages[i], sigma.expand(len(latents)), noise.expand_as(latents)
 
     def _loss(self, rollout: Rollout, advantages: Tensor, sigmas: Tensor, noise: Tensor) -> Loss:
         device = self.accelerator.device
@@ -166,6 +167,24 @@ class Learner:
             rectifier=1 / gradient_scale(step.sigma, step.sigma_next, step.std),
             kl=self.options.kl,
         )
+
+
+def _in_whole_groups(
+    order: Sequence[int], groups: Sequence[int], repeats: int, minibatches: int
+) -> Iterator[tuple[int, int]]:
+    """Repeat and rollout, for one optimizer step after the other.
+
+    Args:
+        order: numbers of rollouts, mixed.
+        groups: of each rollout.
+        minibatches: must divide the number of different groups.
+    """
+    mixed = list(dict.fromkeys(groups[i] for i in order))
+    size = len(mixed) // minibatches
+    for start in range(0, len(mixed), size):
+        chosen = mixed[start : start + size]
+        for repeat in range(repeats):
+            yield from ((repeat, i) for i in order if groups[i] in chosen)
 
 
 def _generator(*seed: int) -> torch.Generator:
