@@ -96,7 +96,7 @@ def test_reasons_are_written_when_asked_for(files):
         (MAX_CLIPS + 1, "a cat", {}, ConfigError, "too_many_clips"),
         (1, " \n", {}, ConfigError, "empty_prompt"),
         (1, "x" * 4097, {}, ConfigError, "long_prompt"),
-        (2, "a cat", {"settings": Settings(max_queue=1)}, ServerError, "busy"),
+        (2, "a cat", {"settings": Settings(max_queue=1)}, ServerError, "too_many_clips"),
     ],
 )
 def test_what_cannot_be_scored_at_all(files, count, prompt, options, kind, code):

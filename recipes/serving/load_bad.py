@@ -105,7 +105,7 @@ def _bodies(clip: Clip, good: bytes, post: Callable[..., bytes]) -> list[Bad]:
         ("no JSON", post(b"{", kind="application/json"), 400, "bad_request"),
         ("more items than allowed", post(packed(many)), 400, "bad_request"),
         ("no prompt", post(packed([Item(clip, "  ")])), 422, "empty_prompt"),
-        ("prompt too long", post(packed([Item(clip, "x" * 5000)])), 400, "bad_request"),
+        ("prompt too long", post(packed([Item(clip, "x" * 5000)])), 422, "long_prompt"),
         ("no video", post(packed([Item(b"no video at all", "x")])), 422, "not_a_video"),
         ("several prompts to rank", post(packed([small, Item(clip, "y")]), target="/v1/rank"), 422, None),
         ("unknown mode", post(good, target="/v1/score?mode=all"), 422, "bad_parameter"),
