@@ -107,6 +107,39 @@ def test_minibatches_share_the_groups_of_a_process(minibatches, batches):
         open_accelerator(replace(options, minibatches=4))  # which divides the 24 batches
 
 
+def levels_of(learner, rollouts):
+    """Noise levels, 0..1, at which an update looks at `rollouts`, [rollouts * levels_per_video, B]."""
+    seen = []
+    handle = learner.pipeline.transformer.register_forward_pre_hook(
+        lambda _module, _given, keywords: seen.append(keywords["timestep"]), with_kwargs=True
+    )
+    learner.update(rollouts, [torch.linspace(-1, 1, len(one.latents)) for one in rollouts], seed=0)
+    handle.remove()
+    # Old policy, reference and policy see the same latents.
+    assert all(torch.equal(a, b) for a, b in zip(seen[::3], seen[2::3], strict=True))
+    return torch.stack(seen[::3]) / 1000
+
+
+def test_noise_levels_cover_their_range_in_every_update_and_are_one_for_a_group():
+    learner = learner_for(build("ltx"), levels_per_video=2, prompts_per_update=4, group_size=2, batch_size=1)
+    rollouts = [sampled(learner.pipeline, "ltx", number=1) for _ in range(8)]  # a group is two of them
+    levels = levels_of(learner, rollouts).flatten().sort().values
+    assert torch.equal(levels[::2], levels[1::2])
+    assert ((levels[::2] * 8).floor() == torch.arange(8)).all()
+
+
+def test_an_optimizer_step_sees_whole_groups_at_all_of_their_levels():
+    sizes = {"prompts_per_update": 4, "group_size": 2, "batch_size": 1}
+    learner = learner_for(build("ltx"), levels_per_video=2, minibatches=2, **sizes)
+    rollouts = [sampled(learner.pipeline, "ltx", number=1) for _ in range(8)]  # a group is two of them
+    levels = (levels_of(learner, rollouts).flatten() * 8).floor()
+    # Of the eight levels each group has one in the lower and one in the upper half, twice: 8 values a step.
+    for step in levels.split(8):
+        seen, times = step.unique(return_counts=True)
+        assert len(seen) == 4 and (times == 2).all() and (seen < 4).sum() == 2
+    assert len(levels.unique()) == 8
+
+
 def test_fsdp_is_refused(monkeypatch):
     Accelerator()
     with monkeypatch.context() as patch:
