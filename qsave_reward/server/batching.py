@@ -39,7 +39,7 @@ STARTS = 3
 """How often a batch waits for a worker that does not start."""
 _START_PAUSE = 1.0
 REST = 10.0
-"""Seconds for which a replica whose worker did not start gets no batch, unless it is the only one."""
+"""Seconds for which a replica whose worker did not start gets no batch."""
 
 
 @dataclass(eq=False)
