@@ -1,6 +1,7 @@
 """Where the recipes get their rated clips."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,20 @@ def test_prompts_that_state_a_relation_can_be_sought():
     assert all(any(f" is {words} " in clip.prompt for words in phrases) for clip in clips)
     wrong = ["wrong relation" in [defect.label for defect in clip.defects] for clip in clips]
     assert 3 < sum(wrong) < 20  # what the clip shows is not chosen
+
+
+def test_more_raters_of_the_same_clips_say_what_is_true():
+    plain, judged = (open_clips("world:train:5", PLAN, mix=WorldMix(raters=n)) for n in (5, 400))
+    errors = []
+    for k in range(8):
+        (clip, record), (same, better) = plain(k), judged(k)
+        assert np.array_equal(clip.frames, same.frames)
+        assert replace(better, mos=record.mos, ratings=record.ratings, overall=record.overall) == record
+        assert {len(values) for values in better.ratings.values()} == {400}
+        latent = world_plan("train", k, seed=5).latent
+        inner = [name for name in latent if 2 <= latent[name] <= 4]  # answers outside 1 to 5 are cut off
+        errors += [(abs(r.mos[name] - latent[name])) for name in inner for r in (record, better)]
+    assert max(errors[1::2]) < 0.15 < max(errors[::2])
 
 
 def test_an_unknown_sought_trait_is_an_error():

@@ -17,6 +17,7 @@ from qsave_reward.world import LABELS, WorldConfig, render_plan, world_plan
 from qsave_reward.world.scene import MOTIONS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
+from object_severity import KINDS
 from spoken_facts import (
     DEFECTS,
     WORDS,
@@ -131,7 +132,8 @@ def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_words(proce
         row = sft_row(clip, item.record, processor, PLAN, ["reasoned", "direct"])
         tokens = sum(pair.shape[1] * pair.shape[2] // 32**2 for pair in row["images"])
         words = [(kind, end, 20 + k) for k, (kind, end, _) in enumerate(prompt_labels(plan, plan.prompt))]
-        facts = {"motions": torch.arange(tokens) % 2 * marker, "prompted": words}
+        seen = {kind: torch.arange(tokens) % 2 * marker + k for k, kind in enumerate(("motion", *KINDS))}
+        facts = {"seen": seen, "prompted": words}
         facts["defects"] = {
             kind: [(start + index + k, start + 50 + k, start + 99 - k) for k in range(len(row["images"]))]
             for kind, start in (("visual_quality", 100), ("dynamic_quality", 300))
@@ -152,8 +154,9 @@ def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_words(proce
 
     for i, row in enumerate(rows):
         visual = ids[i] == processor.image_token_id
-        assert torch.equal(spoken["motion"][i][visual], row["motions"])
-        assert (spoken["motion"][i][~visual] == NOTHING).all()
+        for kind in ("motion", *KINDS):
+            assert torch.equal(spoken[kind][i][visual], row["seen"][kind])
+            assert (spoken[kind][i][~visual] == NOTHING).all()
         for kind in (
             "verb",
             "shape",

@@ -25,7 +25,7 @@ from qsave_reward.world.defects import (
 from qsave_reward.world.film import film_background
 from qsave_reward.world.phrasing import describe, phrase
 from qsave_reward.world.raters import Opinion, latent_quality, rate
-from qsave_reward.world.render import Track, camera_pan, object_tracks, render
+from qsave_reward.world.render import Effects, Track, camera_pan, object_tracks, render
 from qsave_reward.world.scene import BACKGROUND_COLORS, FILMED, Group, Scene, draw_scene, pick
 
 WORLD_VERSION = 1
@@ -192,7 +192,7 @@ def render_plan(plan: WorldPlan) -> WorldItem:
     config = plan.config
     times = np.arange(config.num_frames) / config.fps
     duration = config.num_frames / config.fps
-    effects = object_effects(plan.shown, plan.defects, times, duration, _generator(plan.entropy, 2))
+    effects = plan_effects(plan)
     size = {"height": config.height, "width": config.width}
     film = None
     if plan.scene.background == FILMED and config.films is not None:
@@ -205,6 +205,13 @@ def render_plan(plan: WorldPlan) -> WorldItem:
     return WorldItem(np.ascontiguousarray(frames), times, config.fps, plan_record(plan), plan.latent)
 
 
+def plan_effects(plan: WorldPlan) -> Effects:
+    """What the defects of a planned item do to its objects."""
+    times = np.arange(plan.config.num_frames) / plan.config.fps
+    duration = plan.config.num_frames / plan.config.fps
+    return object_effects(plan.shown, plan.defects, times, duration, _generator(plan.entropy, 2))
+
+
 def plan_tracks(plan: WorldPlan) -> list[tuple[Group, Track]]:
     """The way of every object of a planned item in pixels, one value per frame; later ones are in front.
 
@@ -213,7 +220,7 @@ def plan_tracks(plan: WorldPlan) -> list[tuple[Group, Track]]:
     config = plan.config
     times = np.arange(config.num_frames) / config.fps
     duration = config.num_frames / config.fps
-    effects = object_effects(plan.shown, plan.defects, times, duration, _generator(plan.entropy, 2))
+    effects = plan_effects(plan)
     pan = camera_pan(plan.shown, times / duration)
     seen = np.arange(len(times))
     for defect in plan.defects:

@@ -37,6 +37,7 @@ class WorldMix:
         sought: what is hard to learn, a defect such as "wrong motion" or `STATED_RELATION`: clips that are
             looked for have one of these, each equally often. A name may stand twice.
         sought_share: share of clips that are looked for, when `sought` is not empty.
+        raters: people who judge each clip; the more there are, the less chance is in what is learned.
     """
 
     varied_share: float = 0.0
@@ -44,6 +45,7 @@ class WorldMix:
     films_share: float = 1.0
     sought: Sequence[str] = ()
     sought_share: float = 0.25
+    raters: int = 5
 
     def __post_init__(self) -> None:
         known = {STATED_RELATION}.union(*LABELS.values())
@@ -64,6 +66,7 @@ def world_plans(data: str, mix: WorldMix) -> Callable[[int], WorldPlan]:
         config = WorldConfig(
             varied=index * 0.7548776662 % 1.0 < mix.varied_share,
             films=mix.films if index * 0.8191725134 % 1.0 < mix.films_share else None,
+            raters=mix.raters,
         )
         if mix.sought and index * 0.3247179572 % 1.0 < mix.sought_share:
             for other in range(index * SEARCHED, (index + 1) * SEARCHED):

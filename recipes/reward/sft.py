@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from clips import WorldMix, open_clips, read_rated, world_plans
 from datasets import Dataset
+from object_severity import severity_labels
 from spoken_facts import (
     DEFECTS,
     LAYERS,
@@ -109,6 +110,7 @@ class RewardArguments:
         metadata={"help": "world data: what is hard to learn, a defect or 'stated relation', for some clips"},
     )
     sought_share: float = field(default=0.25, metadata={"help": "with sought: share of such clips"})
+    raters: int = field(default=5, metadata={"help": "world data: people who judge each clip"})
 
 
 class RewardSFTTrainer(SFTTrainer):
@@ -194,7 +196,8 @@ def make_dataset(
             if plan_of is not None:
                 grids = [tuple(side // plan.token_side for side in pair.shape[1:3]) for pair in row["images"]]
                 planned = plan_of(index)
-                row["motions"] = motion_labels(planned, len(clip.times), grids)
+                seen = (planned, len(clip.times), grids)
+                row["seen"] = {"motion": motion_labels(*seen), **severity_labels(*seen)}
                 row["prompted"] = prompt_labels(planned, record.prompt)
                 row["defects"] = {name: defect_labels(planned, row["times"], name) for name in DEFECTS}
             made.append(row)

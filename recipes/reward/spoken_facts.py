@@ -5,7 +5,7 @@ and scores alone teach the language model very slowly to compare chunks: a model
 well could not tell a clip with the wrong motion from one with the right one. Here the state of a token after
 some layers is read with the model's own output head ("logit lens"), over a few words:
 
-* each visual token says how the object in it moves;
+* each visual token says how the object in it moves, and how bad what is wrong with it is (object_severity.py);
 * some layers later, each verb of the prompt says what its subject does in the clip, whatever the verb
   means, and each noun which shape and color its objects have there, how many they are, and in which half of
   the picture; the second of two nouns also where the objects of the first are, seen from its own;
@@ -27,6 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from object_severity import KINDS
 from token_targets import NOTHING, VISIBLE, token_targets
 
 from qsave_reward.errors import ConfigError
@@ -54,6 +55,7 @@ SAID = {
 DEFECTS = {dimension: ("no", *LABELS[dimension]) for dimension in ("visual_quality", "dynamic_quality")}
 WORDS = {
     "motion": [SAID.get(motion, motion) for motion in MOTIONS],
+    **dict.fromkeys(KINDS, LEVELS),
     "verb": [SAID.get(motion, motion) for motion in MOTIONS],
     "shape": SHAPES,
     "color": list(COLORS),
@@ -75,6 +77,8 @@ WORDS = {
 
 LAYERS = dict.fromkeys(WORDS, 4) | {
     "motion": 2,
+    "bent": 2,
+    "moved": 3,
     "across": 3,
     "height": 3,
     "stated": 3,
@@ -266,8 +270,8 @@ class SpokenCollator(SFTCollator):
     """As `SFTCollator`; the batch also holds `spoken_KIND` int64 [rows, length] for each kind of `WORDS`:
     which of its words each token is to say, or `NOTHING`.
 
-    Rows hold `motions`, `prompted` and `defects` besides, as `motion_labels` and `prompt_labels` give them
-    and `defect_labels` for each dimension.
+    Rows hold `seen`, `prompted` and `defects` besides: labels of the visual tokens for each kind
+    (`motion_labels`, `severity_labels`), those of `prompt_labels`, and of `defect_labels` for each dimension.
     """
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -276,7 +280,8 @@ class SpokenCollator(SFTCollator):
         spoken = {kind: torch.full_like(ids, NOTHING) for kind in WORDS}
         chunk_end = tokenizer.convert_tokens_to_ids("<|vision_end|>")
         for i, row in enumerate(rows):  # a filler row, which comes last, says nothing
-            spoken["motion"][i, ids[i] == self.processor.image_token_id] = torch.as_tensor(row["motions"])
+            for kind, labels in row["seen"].items():
+                spoken[kind][i, ids[i] == self.processor.image_token_id] = torch.as_tensor(labels)
             ends = (ids[i] == chunk_end).nonzero().flatten()
             for dimension, labels in row["defects"].items():
                 defects, levels, seconds = torch.as_tensor(labels).T
