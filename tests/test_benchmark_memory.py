@@ -104,6 +104,16 @@ def test_shapes_recur_up_to_each_reading() -> None:
     assert contents[:10] != contents[10:20]
 
 
+@linux
+def test_another_malloc_has_no_number_that_is_0(monkeypatch) -> None:
+    """Where jemalloc stands in for glibc's malloc, glibc has handed out nothing."""
+    idle = SimpleNamespace(mallinfo2=lambda: process_memory._Mallinfo())
+    monkeypatch.setattr(process_memory.ctypes, "CDLL", lambda name: idle)
+    assert process_memory.allocated_mb() is None
+    found = bench_memory(Steady(), clips=20, every=10)
+    assert found.allocated is None and found.resident.flat
+
+
 @pytest.mark.skipif(process_memory.allocated_mb() is None, reason="needs glibc 2.33")
 def test_what_is_held_is_told_apart_from_what_is_kept_for_later(one_clip) -> None:
     before = process_memory.allocated_mb()

@@ -30,7 +30,8 @@ class _Mallinfo(ctypes.Structure):
 
 
 def allocated_mb() -> float | None:
-    """What malloc has handed out and not got back, in 10^6 bytes; `None` where it does not tell.
+    """What malloc has handed out and not got back, in 10^6 bytes; `None` where it does not tell, as another
+    one than glibc's, which leaves glibc with nothing to report.
 
     Resident memory is this and the pieces that malloc keeps for later, which depend on the order in which
     blocks of different sizes came and went.
@@ -41,4 +42,4 @@ def allocated_mb() -> float | None:
         return None
     ask.restype = _Mallinfo
     found = ask()
-    return float(found.uordblks + found.hblkhd) / 1e6
+    return float(found.uordblks + found.hblkhd) / 1e6 or None

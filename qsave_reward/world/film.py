@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qsave_reward.errors import ConfigError, VideoError
+from qsave_reward.limits import Limits
 from qsave_reward.video import Sampling, read_clip
 
 Pixels = NDArray[np.float32]
@@ -21,6 +22,8 @@ CONTRAST = 0.6
 MOST_FRAMES = 64
 MOST_PIXELS = 512
 """Worlds are at most 512 pixels high or wide."""
+PATIENCE = 120.0
+"""Seconds for reading a film: it happens once, beside a training that keeps all cores busy."""
 
 
 @lru_cache(maxsize=16)
@@ -40,7 +43,7 @@ def film_paths(folder: str) -> tuple[str, ...]:
 def _film(path: str) -> NDArray[np.uint8]:
     """Frames of a film with a short side of at most `MOST_PIXELS`, so that many fit in memory."""
     try:
-        frames = read_clip(path, Sampling(max_frames=MOST_FRAMES)).frames
+        frames = read_clip(path, Sampling(max_frames=MOST_FRAMES), limits=Limits(timeout=PATIENCE)).frames
     except VideoError as error:
         raise ConfigError(f"cannot use {path} as a background: {error}") from error
     factor = math.ceil(min(frames.shape[1:3]) / MOST_PIXELS)
