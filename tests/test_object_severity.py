@@ -1,4 +1,4 @@
-"""What visual tokens say of the damage to their object: which ones, when, and how bad, from the defects by hand."""
+"""What visual tokens say of the damage to their object: which ones, when, and how bad, by hand."""
 
 import sys
 from dataclasses import replace
@@ -25,7 +25,7 @@ def one_object():
 
 
 def said(plan, kind):
-    """The level that each chunk's object tokens say; all of a chunk agree, and no other token says anything."""
+    """The level that each chunk's object tokens say: all of a chunk the same, and no other token any."""
     labels = severity_labels(plan, 16, GRIDS)[kind]
     there = token_targets(plan, GRIDS).color != NOTHING
     assert (labels[~there] == NOTHING).all() and there.any()
@@ -55,7 +55,7 @@ def test_how_bad_a_distortion_is_does_not_depend_on_how_long_it_lasts(start, end
 
 def test_a_morphing_is_told_as_far_as_it_has_come():
     plan = replace(one_object(), defects=(Defect("dynamic_quality", "morphing", 1.0),))
-    # The second frame of a chunk is at x = (2 k + 1) / 16 of the clip, and x * x * (3 - 2 x) of the way is gone.
+    # The second frame of a chunk is at x = (2 k + 1) / 16 of the clip; x * x * (3 - 2 x) of the way is gone.
     ways = [((2 * k + 1) / 16) ** 2 * (3 - 2 * (2 * k + 1) / 16) for k in range(8)]
     assert said(plan, "morphed") == [LEVELS[round(4 * (1 - way))] for way in ways]
     assert said(plan, "morphed")[0] == "excellent" and said(plan, "morphed")[-1] == "bad"

@@ -5,7 +5,7 @@ and scores alone teach the language model very slowly to compare chunks: a model
 well could not tell a clip with the wrong motion from one with the right one. Here the state of a token after
 some layers is read with the model's own output head ("logit lens"), over a few words:
 
-* each visual token says how the object in it moves, and how bad what is wrong with it is (object_severity.py);
+* each visual token says how the object in it moves, and how bad the damage to it is (object_severity.py);
 * some layers later, each verb of the prompt says what its subject does in the clip, whatever the verb
   means, and each noun which shape and color its objects have there, how many they are, and in which half of
   the picture; the second of two nouns also where the objects of the first are, seen from its own;
