@@ -25,6 +25,9 @@ from sft import check_ratings
 
 FACTS = {
     "motion",
+    "bent",
+    "moved",
+    "morphed",
     "verb",
     "shape",
     "color",
