@@ -11,7 +11,8 @@ from qsave_reward.types import LEVELS, Defect
 from qsave_reward.world import WorldConfig, world_plan
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
-from object_severity import KINDS, SOUND_SHARE, severity_labels
+from object_severity import SEVERITY_KINDS, SOUND_SHARE
+from spoken_facts import visual_labels
 from token_targets import NOTHING, token_targets
 
 GRIDS = [(4, 4), *[(3, 3)] * 6, (4, 4)]
@@ -26,7 +27,7 @@ def one_object():
 
 def said(plan, kind):
     """The level that each chunk's object tokens say: all of a chunk the same, and no other token any."""
-    labels = severity_labels(plan, 16, GRIDS)[kind]
+    labels = visual_labels(plan, 16, GRIDS)[kind]
     there = token_targets(plan, GRIDS).color != NOTHING
     assert (labels[~there] == NOTHING).all() and there.any()
     chunks = [part[seen] for part, seen in zip(labels.split(SIZES), there.split(SIZES), strict=True)]
@@ -65,18 +66,10 @@ def test_few_clips_without_the_damage_are_asked_each_kind_for_itself():
     plans = [world_plan("train", index, config=WorldConfig(clean=True)) for index in range(300)]
     asked = []
     for plan in plans:
-        labels = severity_labels(plan, 16, GRIDS)
-        assert all(set(told.tolist()) <= {NOTHING, len(LEVELS) - 1} for told in labels.values())
-        asked.append([bool((labels[kind] != NOTHING).any()) for kind in KINDS])
+        labels = visual_labels(plan, 16, GRIDS)
+        told = [labels[kind] for kind in SEVERITY_KINDS]
+        assert all(set(one.tolist()) <= {NOTHING, len(LEVELS) - 1} for one in told)
+        asked.append([bool((one != NOTHING).any()) for one in told])
     shares = torch.tensor(asked).float().mean(dim=0)
     assert ((shares - SOUND_SHARE).abs() < 0.07).all()
     assert {1, 2} <= {sum(kinds) for kinds in asked}  # not always all together, not always apart
-
-
-def test_nothing_is_asked_where_frames_were_left_out():
-    jump = Defect("dynamic_quality", "jump", 0.6, 0.75, 1.125)
-    plan = replace(world_plan("train", 0, config=WorldConfig(num_frames=24)), defects=(jump,))
-    for frames, grids in ((16, GRIDS), (24, GRIDS), (16, GRIDS[:7])):
-        for labels in severity_labels(plan, frames, grids).values():
-            assert labels.shape == (sum(rows * columns for rows, columns in grids),)
-            assert (labels == NOTHING).all()

@@ -17,16 +17,16 @@ from qsave_reward.world import LABELS, WorldConfig, render_plan, world_plan
 from qsave_reward.world.scene import MOTIONS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
-from object_severity import KINDS
+from object_severity import SEVERITY_KINDS
 from spoken_facts import (
     DEFECTS,
     WORDS,
     SpokenCollator,
     check_layers,
     defect_labels,
-    motion_labels,
     prompt_labels,
     spoken_loss,
+    visual_labels,
     word_ids,
 )
 from token_targets import NOTHING, token_targets
@@ -45,7 +45,7 @@ def one_object(motion):
 @pytest.mark.parametrize("motion", ["left", "orbit", "still"])
 def test_tokens_of_the_second_half_name_the_motion_where_the_object_is(motion):
     plan = one_object(motion)
-    labels = motion_labels(plan, 16, GRIDS)
+    labels = visual_labels(plan, 16, GRIDS)["motion"]
     there = token_targets(plan, GRIDS).color != NOTHING
     assert (labels[:HALF] == NOTHING).all() and there[:HALF].any()
     assert torch.equal(labels[HALF:] != NOTHING, there[HALF:])
@@ -55,9 +55,11 @@ def test_tokens_of_the_second_half_name_the_motion_where_the_object_is(motion):
 def test_nothing_is_asked_where_frames_were_left_out():
     plan = world_plan("train", 0, config=WorldConfig(num_frames=24))
     for frames, grids in ((16, GRIDS), (24, GRIDS), (16, GRIDS[:7])):
-        labels = motion_labels(plan, frames, grids)
-        assert labels.shape == (sum(rows * columns for rows, columns in grids),)
-        assert (labels == NOTHING).all()
+        said = visual_labels(plan, frames, grids)
+        assert set(said) == {"motion", *SEVERITY_KINDS}
+        for labels in said.values():
+            assert labels.shape == (sum(rows * columns for rows, columns in grids),)
+            assert (labels == NOTHING).all()
 
 
 def test_each_fact_has_a_word_of_its_own(processor):
@@ -132,7 +134,9 @@ def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_words(proce
         row = sft_row(clip, item.record, processor, PLAN, ["reasoned", "direct"])
         tokens = sum(pair.shape[1] * pair.shape[2] // 32**2 for pair in row["images"])
         words = [(kind, end, 20 + k) for k, (kind, end, _) in enumerate(prompt_labels(plan, plan.prompt))]
-        seen = {kind: torch.arange(tokens) % 2 * marker + k for k, kind in enumerate(("motion", *KINDS))}
+        seen = {
+            kind: torch.arange(tokens) % 2 * marker + k for k, kind in enumerate(("motion", *SEVERITY_KINDS))
+        }
         facts = {"seen": seen, "prompted": words}
         facts["defects"] = {
             kind: [(start + index + k, start + 50 + k, start + 99 - k) for k in range(len(row["images"]))]
@@ -154,7 +158,7 @@ def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_words(proce
 
     for i, row in enumerate(rows):
         visual = ids[i] == processor.image_token_id
-        for kind in ("motion", *KINDS):
+        for kind in ("motion", *SEVERITY_KINDS):
             assert torch.equal(spoken[kind][i][visual], row["seen"][kind])
             assert (spoken[kind][i][~visual] == NOTHING).all()
         for kind in (

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from token_targets import NOTHING, token_targets
+from token_targets import NOTHING
 
 from qsave_reward.types import LEVELS, Defect
 from qsave_reward.world import WorldPlan
@@ -21,7 +21,7 @@ from qsave_reward.world.defects import in_span
 from qsave_reward.world.raters import latent_quality
 from qsave_reward.world.stream import plan_effects
 
-KINDS = {"bent": "shape distortion", "moved": "jump", "morphed": "morphing"}
+SEVERITY_KINDS = {"bent": "shape distortion", "moved": "jump", "morphed": "morphing"}
 """Kinds of facts, and the defect of objects that each tells the severity of."""
 
 SOUND_SHARE = 0.15
@@ -29,31 +29,26 @@ SOUND_SHARE = 0.15
 
 
 def severity_labels(
-    plan: WorldPlan, frames: int, grids: Sequence[tuple[int, int]]
+    plan: WorldPlan, grids: Sequence[tuple[int, int]], there: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """What each visual token of a clip is to say of each of `KINDS`: int64 [tokens], index into `LEVELS`, or
-    `NOTHING` where no object is and in clips of which frames were left out.
+    """What each visual token of a clip is to say of each of `SEVERITY_KINDS`: int64 [tokens], index into
+    `LEVELS`, or `NOTHING` where no object is.
 
     A morphing grows: in each chunk the level is that of how far it has come.
 
     Args:
         plan: of the clip.
-        frames: how many were sampled.
-        grids: rows and columns of tokens of each chunk.
+        grids: rows and columns of tokens of each chunk, which is a pair of frames.
+        there: bool [tokens], which show an object.
     """
-    tokens = sum(rows * columns for rows, columns in grids)
-    labels = {kind: torch.full((tokens,), NOTHING) for kind in KINDS}
-    if not frames == plan.config.num_frames == 2 * len(grids):
-        return labels
-    there = token_targets(plan, grids).color != NOTHING
+    labels = {kind: torch.full(there.shape, NOTHING) for kind in SEVERITY_KINDS}
     sizes = torch.tensor([rows * columns for rows, columns in grids])
-    for turn, (kind, label) in enumerate(KINDS.items()):
+    for number, (kind, label) in enumerate(SEVERITY_KINDS.items()):
         found = next((defect for defect in plan.defects if defect.label == label), None)
-        if found is None and np.random.default_rng([*plan.entropy, turn]).random() >= SOUND_SHARE:
+        if found is None and np.random.default_rng([*plan.entropy, number]).random() >= SOUND_SHARE:
             continue
-        levels = _levels(plan, found)
-        worst = torch.from_numpy(levels.reshape(-1, 2).min(axis=1)).repeat_interleave(sizes)
-        labels[kind][there] = worst[there]
+        worst = torch.from_numpy(_levels(plan, found).reshape(-1, 2).min(axis=1))
+        labels[kind][there] = worst.repeat_interleave(sizes)[there]
     return labels
 
 

@@ -17,16 +17,15 @@ from typing import Any, Literal
 import torch
 from clips import WorldMix, open_clips, read_rated, world_plans
 from datasets import Dataset
-from object_severity import severity_labels
 from spoken_facts import (
     DEFECTS,
     LAYERS,
     SpokenCollator,
     check_layers,
     defect_labels,
-    motion_labels,
     prompt_labels,
     spoken_loss,
+    visual_labels,
     word_ids,
 )
 from training import (
@@ -196,8 +195,7 @@ def make_dataset(
             if plan_of is not None:
                 grids = [tuple(side // plan.token_side for side in pair.shape[1:3]) for pair in row["images"]]
                 planned = plan_of(index)
-                seen = (planned, len(clip.times), grids)
-                row["seen"] = {"motion": motion_labels(*seen), **severity_labels(*seen)}
+                row["seen"] = visual_labels(planned, len(clip.times), grids)
                 row["prompted"] = prompt_labels(planned, record.prompt)
                 row["defects"] = {name: defect_labels(planned, row["times"], name) for name in DEFECTS}
             made.append(row)

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from object_severity import KINDS
+from object_severity import SEVERITY_KINDS, severity_labels
 from token_targets import NOTHING, VISIBLE, token_targets
 
 from qsave_reward.errors import ConfigError
@@ -55,7 +55,7 @@ SAID = {
 DEFECTS = {dimension: ("no", *LABELS[dimension]) for dimension in ("visual_quality", "dynamic_quality")}
 WORDS = {
     "motion": [SAID.get(motion, motion) for motion in MOTIONS],
-    **dict.fromkeys(KINDS, LEVELS),
+    **dict.fromkeys(SEVERITY_KINDS, LEVELS),
     "verb": [SAID.get(motion, motion) for motion in MOTIONS],
     "shape": SHAPES,
     "color": list(COLORS),
@@ -128,22 +128,24 @@ def word_ids(tokenizer: Any) -> dict[str, list[int]]:
     return ids
 
 
-def motion_labels(plan: WorldPlan, frames: int, grids: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """What each visual token of a clip is to say: int64 [tokens], index into `MOTIONS`, or `NOTHING`.
+def visual_labels(plan: WorldPlan, frames: int, grids: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
+    """What each visual token of a clip is to say of its motion and of each of `SEVERITY_KINDS`: int64
+    [tokens], index into `WORDS`, or `NOTHING`.
 
-    Nothing is asked in the first half of the clip, where a motion cannot be known yet, nor in clips of which
-    frames were left out.
+    Nothing is asked in clips of which frames were left out, nor of a motion in the first half of the clip,
+    where it cannot be known yet.
 
     Args:
         plan: of the clip.
         frames: how many were sampled.
         grids: rows and columns of tokens of each chunk.
     """
+    tokens = sum(rows * columns for rows, columns in grids)
     if not frames == plan.config.num_frames == 2 * len(grids):
-        return torch.full((sum(rows * columns for rows, columns in grids),), NOTHING)
-    labels = token_targets(plan, grids).motion
-    labels[: sum(rows * columns for rows, columns in grids[: len(grids) // 2])] = NOTHING
-    return labels
+        return {kind: torch.full((tokens,), NOTHING) for kind in ("motion", *SEVERITY_KINDS)}
+    targets = token_targets(plan, grids)
+    targets.motion[: sum(rows * columns for rows, columns in grids[: len(grids) // 2])] = NOTHING
+    return {"motion": targets.motion, **severity_labels(plan, grids, targets.color != NOTHING)}
 
 
 def shown_groups(plan: WorldPlan) -> list[Group | None]:
@@ -270,8 +272,8 @@ class SpokenCollator(SFTCollator):
     """As `SFTCollator`; the batch also holds `spoken_KIND` int64 [rows, length] for each kind of `WORDS`:
     which of its words each token is to say, or `NOTHING`.
 
-    Rows hold `seen`, `prompted` and `defects` besides: labels of the visual tokens for each kind
-    (`motion_labels`, `severity_labels`), those of `prompt_labels`, and of `defect_labels` for each dimension.
+    Rows hold `seen`, `prompted` and `defects` besides, as `visual_labels` and `prompt_labels` give them and
+    `defect_labels` for each dimension.
     """
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
