@@ -33,7 +33,9 @@ DIMENSION_NAMES = {dimension: dimension.replace("_", " ") for dimension in DIMEN
 NO_DEFECT = "no defect"
 
 _INTRO = "This video was generated from a text prompt.\n"
-_QUESTION = "\nPrompt: {prompt}\nRate visual quality, dynamic quality and text alignment as {levels}."
+BEFORE_PROMPT = "\nPrompt: "
+"""Stands between video and prompt; a prompt is one line, so its last occurrence is the right one."""
+_QUESTION = "{prompt}\nRate visual quality, dynamic quality and text alignment as {levels}."
 _SCORE_LINE = ", ".join(f"{name}: {{{dimension}}}" for dimension, name in DIMENSION_NAMES.items())
 _SCORE_PATTERN = re.compile(
     ", ".join(f"{name}: (?P<{dimension}>{'|'.join(LEVELS)})" for dimension, name in DIMENSION_NAMES.items())
@@ -89,7 +91,7 @@ def build_messages(times: Sequence[float], prompt: str) -> list[dict[str, Any]]:
         content.append({"type": "text", "text": f"<{time:.1f} seconds>"})
         content.append({"type": "image"})
     question = _QUESTION.format(prompt=_defuse(prompt), levels=", ".join(LEVELS[:-1]) + f" or {LEVELS[-1]}")
-    content.append({"type": "text", "text": question})
+    content.append({"type": "text", "text": BEFORE_PROMPT + question})
     return [{"role": "user", "content": content}]
 
 

@@ -26,12 +26,12 @@ def slot_token_ids(tokenizer: Any) -> tuple[tuple[int, ...], int]:
     return tuple(ids[:-1]), ids[-1]
 
 
-def slot_positions(input_ids: torch.Tensor, slot_ids: torch.Tensor, answers: int = 1) -> torch.Tensor:
-    """Positions of the slots, int64 [rows, 3 * answers]: the last level words or placeholders of each row.
+def slot_positions(input_ids: torch.Tensor, slot_ids: torch.Tensor) -> torch.Tensor:
+    """Positions of the slots, int64 [rows, 3]: the last level words or placeholders of each row.
 
     The score line closes every answer and each slot holds one such token, so the last three are the
-    slots, whatever the question or the reasons say before. `answers` counts those that end each row.
+    slots, whatever the question or the reasons say before.
     """
     columns = torch.arange(input_ids.shape[1], device=input_ids.device)
     candidates = torch.where(torch.isin(input_ids, slot_ids), columns, -1)
-    return candidates.topk(len(DIMENSIONS) * answers, dim=1).values.flip(1)
+    return candidates.topk(len(DIMENSIONS), dim=1).values.flip(1)

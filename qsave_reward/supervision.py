@@ -3,13 +3,14 @@
 Two supervisions at once: cross-entropy on the written reasons, and a score term at the slots of the
 score line (cross-entropy against the raters' level distribution, and the squared error of its
 expectation against the MOS). A *direct* answer is only the score line with placeholders; a *reasoned*
-answer is the report and the score line. A row holds one answer or several, which do not see each other.
+answer is the report and the score line. A row holds one clip, one prompt or several, and of each one answer
+or several. Prompts do not see each other, nor do answers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 
 from qsave_reward.errors import ConfigError
 from qsave_reward.processor import QSaveProcessor, resize_chunks
-from qsave_reward.prompt import direct_answer, reasoned_answer
+from qsave_reward.prompt import BEFORE_PROMPT, direct_answer, reasoned_answer
 from qsave_reward.slots import slot_positions, slot_token_ids
 from qsave_reward.slowfast import FramePlan, plan_chunks
 from qsave_reward.types import DIMENSIONS, LEVELS, Mode, Record
@@ -28,8 +29,6 @@ from qsave_reward.video import Clip
 IGNORED = -100
 LENGTH_STEP = 32
 PATCH_STEP = 512
-UNRATED_LEVELS = [[0.0] * len(LEVELS)] * len(DIMENSIONS)
-UNRATED_MOS = [0.0] * len(DIMENSIONS)
 
 
 def level_distribution(values: Sequence[float]) -> list[float]:
@@ -49,17 +48,24 @@ def level_distribution(values: Sequence[float]) -> list[float]:
 
 
 def sft_row(
-    clip: Clip, record: Record, processor: QSaveProcessor, plan: FramePlan, modes: Sequence[Mode]
+    clip: Clip,
+    record: Record,
+    processor: QSaveProcessor,
+    plan: FramePlan,
+    modes: Sequence[Mode],
+    others: Sequence[Record] = (),
 ) -> dict[str, Any]:
     """One training row: text, resized chunks and targets.
 
     Args:
         modes: the answers to teach, in this order, each right after the question.
+        others: what is known of the clip with other prompts, which get a direct answer each.
 
     Returns:
-        `question` (text), `answers` (texts), `times` (seconds of each chunk), `images` (uint8 [2, H, W, 3]
-        tensors), `levels` [3][5] (target distribution; zeros for a dimension nobody rated), `mos` [3] (the
-        mean of the single ratings where these alone are known; 0.0 where unrated), `modes`.
+        `video` (the text up to the prompt), `times` (seconds of each chunk), `images` (uint8 [2, H, W, 3]
+        tensors) and `asked`, for each prompt: `question` (the text from the prompt on), `answers` (texts),
+        `modes`, `levels` [3][5] (target distribution; zeros for a dimension nobody rated) and `mos` [3] (the
+        mean of the single ratings where these alone are known; 0.0 where unrated).
 
     Raises:
         ConfigError: when a reasoned answer lacks a rating, since its score line needs all three, or when the
@@ -67,16 +73,30 @@ def sft_row(
     """
     chunks = plan_chunks(clip, plan)
     times = [chunk.time for chunk in chunks]
+    direct: list[Mode] = ["direct"]
+    asked: list[tuple[Record, Sequence[Mode]]] = [(record, modes), *((other, direct) for other in others)]
+    questions = [processor.question(times, each.prompt) for each, _ in asked]
+    # The mark of a chunk's end before it is a token of its own, so the parts have the tokens of the whole.
+    cuts = [question.rindex(BEFORE_PROMPT) for question in questions]
+    return {
+        "video": questions[0][: cuts[0]],
+        "times": times,
+        "images": resize_chunks(chunks),
+        "asked": [
+            {"question": question[cut:], **_targets(each, wanted)}
+            for question, cut, (each, wanted) in zip(questions, cuts, asked, strict=True)
+        ],
+    }
+
+
+def _targets(record: Record, modes: Sequence[Mode]) -> dict[str, Any]:
     mos = _known_mos(record)
     rated = [record.ratings.get(dimension) or _single(mos.get(dimension)) for dimension in DIMENSIONS]
     return {
-        "question": processor.question(times, record.prompt),
-        "times": times,
         "answers": [direct_answer() if mode == "direct" else _reasoned(record, mos) for mode in modes],
-        "images": resize_chunks(chunks),
+        "modes": list(modes),
         "levels": [level_distribution(values) if values else [0.0] * len(LEVELS) for values in rated],
         "mos": [mos.get(dimension, 0.0) for dimension in DIMENSIONS],
-        "modes": list(modes),
     }
 
 
@@ -106,13 +126,14 @@ def _single(value: float | None) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class SFTCollator:
-    """Rows to a batch, padded on the left so that all answers end together.
+    """Rows to a batch, padded on the left so that all rows end together.
 
-    All rows hold equally many answers. The batch holds the processor's output plus `branches` int64 [rows,
-    length] (0: question and padding; k: the k-th answer) and, for the last `kept` positions only: `labels`
-    int64 [rows, kept] (the text to write; `IGNORED` elsewhere and at the slots), `slots` int64 [rows, 3 *
-    answers] (index of the logits that predict each slot), `levels` float32 [rows, 3 * answers, 5], `mos`
-    float32 [rows, 3 * answers].
+    All rows hold equally many answers. The batch holds the processor's output plus `prompts` and `answers`
+    int64 [rows, length] (which prompt, and which of its answers, a token belongs to, from 1; 0: neither, as
+    the video and padding) and, for the last `kept` positions only: `labels` int64 [rows, kept] (the text to
+    write; `IGNORED` elsewhere and at the slots), `slots` int64 [rows, 3 * answers] (index of the logits that
+    predict each slot), `levels` float32 [rows, 3 * answers, 5], `mos` float32 [rows, 3 * answers], `direct`
+    bool [rows, 3 * answers] (whether a slot is one of a direct answer).
     """
 
     processor: QSaveProcessor
@@ -120,10 +141,13 @@ class SFTCollator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         tokenizer = self.processor.tokenizer
-        answers = [[answer + tokenizer.eos_token for answer in row["answers"]] for row in rows]
+        pieces = [list(_pieces(row, tokenizer.eos_token)) for row in rows]
         batch = self.processor(
             images=[row["images"] for row in rows],
-            text=[row["question"] + "".join(texts) for row, texts in zip(rows, answers, strict=True)],
+            text=[
+                row["video"] + "".join(piece.text for piece in some)
+                for row, some in zip(rows, pieces, strict=True)
+            ],
             padding=True,
             padding_side="left",
             pad_to_multiple_of=LENGTH_STEP if self.repeat_shapes else None,
@@ -132,55 +156,84 @@ class SFTCollator:
         if self.repeat_shapes:
             _append_filler(batch, self.processor)
         ids = batch["input_ids"]
-        lengths = [[len(tokenizer(text)["input_ids"]) for text in texts] for texts in answers]
         level_ids, placeholder = slot_token_ids(tokenizer)
-        count = len(answers[0])
-        slots = slot_positions(ids, torch.tensor([*level_ids, placeholder]), count).clamp(min=1)
-        labels, branches = torch.full_like(ids, IGNORED), torch.zeros_like(ids)
-        for i, row in enumerate(rows):
-            start = ids.shape[1] - sum(lengths[i])
-            for k, (mode, length) in enumerate(zip(row["modes"], lengths[i], strict=True)):
-                branches[i, start : start + length] = k + 1
-                if mode == "reasoned":  # a direct answer is a fixed form: nothing to learn but its slots
+        slot_ids = torch.tensor([*level_ids, placeholder])
+        lengths = [[len(tokenizer(piece.text)["input_ids"]) for piece in some] for some in pieces]
+        count = sum(piece.answer > 0 for piece in pieces[0]) * len(DIMENSIONS)
+        labels, prompts, answers = torch.full_like(ids, IGNORED), torch.zeros_like(ids), torch.zeros_like(ids)
+        slots = torch.ones(len(ids), count, dtype=torch.long)
+        levels, mos = torch.zeros(len(ids), count, len(LEVELS)), torch.zeros(len(ids), count)
+        direct = torch.zeros(len(ids), count, dtype=torch.bool)
+        for i, some in enumerate(pieces):
+            start, filled = ids.shape[1] - sum(lengths[i]), 0
+            for piece, length in zip(some, lengths[i], strict=True):
+                own = slice(start, start + length)
+                prompts[i, own], answers[i, own] = piece.prompt, piece.answer
+                if piece.answer:
+                    found = slice(filled, filled + len(DIMENSIONS))
+                    slots[i, found] = start + slot_positions(ids[i : i + 1, own], slot_ids)[0]
+                    levels[i, found], mos[i, found] = torch.tensor(piece.levels), torch.tensor(piece.mos)
+                    direct[i, found] = piece.mode == "direct"
+                    filled = found.stop
+                # A direct answer is a fixed form: nothing to learn but its slots.
+                if piece.mode == "reasoned":
                     # What comes before a second answer is the first one's end, which does not lead to it.
-                    first = start + (k > 0)
-                    labels[i, first : start + length] = ids[i, first : start + length]
-                start += length
+                    taught = slice(start + (piece.answer > 1), own.stop)
+                    labels[i, taught] = ids[i, taught]
+                start = own.stop
         labels.scatter_(1, slots, IGNORED)
-        kept = max(map(sum, lengths)) + 1
-        fillers = len(ids) - len(rows)
-        levels = torch.tensor([row["levels"] for row in rows] + [UNRATED_LEVELS] * fillers)
-        mos = torch.tensor([row["mos"] for row in rows] + [UNRATED_MOS] * fillers)
+        kept = max(sum(some[1:]) for some in lengths) + 1
         return {
             **batch,
-            "branches": branches,
+            "prompts": prompts,
+            "answers": answers,
             "labels": labels[:, -kept:],
             "slots": (slots - 1 - (ids.shape[1] - kept)).clamp(min=0),
-            "levels": levels.repeat(1, count, 1),
-            "mos": mos.repeat(1, count),
+            "levels": levels,
+            "mos": mos,
+            "direct": direct,
         }
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """A question (`answer` 0) or an answer, each counted from 1, with what it is to teach."""
+
+    text: str
+    prompt: int
+    answer: int = 0
+    mode: Mode | None = None
+    levels: Sequence[Sequence[float]] = ()
+    mos: Sequence[float] = ()
+
+
+def _pieces(row: Mapping[str, Any], end: str) -> Iterator[_Piece]:
+    """What follows the video in a row, in order."""
+    for k, asked in enumerate(row["asked"], start=1):
+        yield _Piece(asked["question"], k)
+        for j, (text, mode) in enumerate(zip(asked["answers"], asked["modes"], strict=True), start=1):
+            yield _Piece(text + end, k, j, mode, asked["levels"], asked["mos"])
+
+
 def branch_inputs(
-    model: torch.nn.Module, inputs: dict[str, torch.Tensor], branches: torch.Tensor
+    model: torch.nn.Module, inputs: dict[str, torch.Tensor], prompts: torch.Tensor, answers: torch.Tensor
 ) -> dict[str, torch.Tensor]:
-    """Inputs under which the answers of a row do not see each other and each starts right after the question.
+    """Inputs under which each answer of a row sees the video, its own prompt and itself, as if alone.
 
     Args:
         model: a Qwen3-VL model, bare or wrapped; its attention must take a mask.
         inputs: the processor's output for [rows, length] tokens.
-        branches: [rows, length], 0 for the question and padding, k for the k-th answer.
+        prompts: [rows, length], as `SFTCollator` gives them.
+        answers: [rows, length], likewise.
 
     Returns:
         `inputs` with `attention_mask` bool [rows, 1, length, length] and `position_ids` [3, rows, length].
     """
-    mask, length = inputs["attention_mask"], branches.shape[1]
-    diagonal = torch.eye(length, dtype=torch.bool, device=branches.device)
-    own = (branches[:, None, :] == branches[:, :, None]) | (branches[:, None, :] == 0)
-    seen = own & mask[:, None, :].bool() & torch.ones_like(diagonal).tril()
-    offsets = torch.zeros_like(branches)
-    for k in range(1, int(branches.max())):
-        offsets += (branches > k) * (branches == k).sum(dim=1, keepdim=True)
+    mask = inputs["attention_mask"]
+    diagonal = torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+    seen = mask[:, None, :].bool() & torch.ones_like(diagonal).tril()
+    for owner in (prompts, answers):
+        seen = seen & ((owner[:, None, :] == owner[:, :, None]) | (owner[:, None, :] == 0))
     inner: Any = next(part for part in model.modules() if hasattr(part, "get_rope_index"))
     positions, _ = inner.get_rope_index(
         inputs["input_ids"],
@@ -188,8 +241,10 @@ def branch_inputs(
         attention_mask=mask,
         mm_token_type_ids=inputs["mm_token_type_ids"],
     )
+    # What a token does not see of the text before it takes no place before it.
+    hidden = mask.cumsum(dim=1) - seen.sum(dim=2)
     # Padding sees itself, so that no softmax is empty.
-    return {**inputs, "attention_mask": (seen | diagonal)[:, None], "position_ids": positions - offsets}
+    return {**inputs, "attention_mask": (seen | diagonal)[:, None], "position_ids": positions - hidden}
 
 
 def _append_filler(batch: Any, processor: QSaveProcessor) -> None:

@@ -14,14 +14,16 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from qsave_reward.errors import ConfigError
 from qsave_reward.model import RewardModel
 from qsave_reward.processor import normalize, patchify
+from qsave_reward.slowfast import FramePlan
 from qsave_reward.types import DIMENSIONS
 from qsave_reward.world import world_item
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 
-from sft import check_ratings
+from sft import RewardArguments, check_prompts, check_ratings, make_dataset
 
 FACTS = {
     "motion",
@@ -150,6 +152,45 @@ def test_accumulated_batches_are_averaged(base, tmp_path):
     others = LOSSES - {"loss_text", "loss_level", "loss_expectation"}
     parts += [weights["facts_weight"] * found[name] for name in others]
     assert found["loss"] == pytest.approx(sum(parts), rel=1e-2)
+
+
+def asked_of_clips(processor, n=6, **options):
+    """For each clip the prompts of its row with the MOS of each, one process after another."""
+    arguments = RewardArguments(data="world:train", trained_on="", paired_answers=True, **options)
+    rows = make_dataset(arguments, n, 3, processor, FramePlan(token_budget=40))
+    return [[(one["question"], tuple(one["mos"])) for one in row["asked"]] for row in rows]
+
+
+def test_other_prompts_of_a_clip_come_again_and_change_its_alignment_only(processor):
+    several = asked_of_clips(processor, prompts_per_clip=4)
+    assert several == asked_of_clips(processor, prompts_per_clip=4)
+    alone = asked_of_clips(processor)
+    assert [row[:1] for row in several] == alone
+    for own, *others in several:
+        assert len(others) == 3 and all(mos[:2] == own[1][:2] for _, mos in others)
+    # Some are followed, some are not, and hardly one is the clip's own.
+    alignment = [mos[2] for _, *others in several for _, mos in others]
+    assert min(alignment) < 3 and max(alignment) > 4
+    assert len({question for row in several for question, _ in row}) > 18
+
+
+def test_a_run_learns_from_all_prompts(base, tmp_path):
+    log = run(base, tmp_path, "--max_steps", "1", "--prompts_per_clip", "3")
+    assert all(f"'{name}'" in log for name in LOSSES)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"data": "world:train", "prompts_per_clip": 0, "paired_answers": True}, "at least 1, got 0"),
+        ({"data": "world:train", "prompts_per_clip": 2}, "paired_answers False"),
+        ({"data": "a.jsonl", "prompts_per_clip": 2, "paired_answers": True}, "got data 'a.jsonl'"),
+    ],
+)
+def test_other_prompts_are_refused_where_there_are_none(options, message):
+    with pytest.raises(ConfigError, match=f"prompts_per_clip.*{message}"):
+        check_prompts(RewardArguments(trained_on="", **options))
+    check_prompts(RewardArguments(trained_on="", **options | {"prompts_per_clip": 1}))
 
 
 def test_facts_are_refused_where_nobody_knows_them(base, tmp_path):

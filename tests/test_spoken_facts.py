@@ -15,9 +15,11 @@ from qsave_reward.types import LEVELS, Defect
 from qsave_reward.video import Sampling, read_clip
 from qsave_reward.world import LABELS, WorldConfig, render_plan, world_plan
 from qsave_reward.world.scene import MOTIONS
+from qsave_reward.world.stream import plan_record
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 from object_severity import SEVERITY_KINDS
+from reprompt import reprompt
 from spoken_facts import (
     DEFECTS,
     WORDS,
@@ -129,11 +131,15 @@ def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_words(proce
     rows = []
     for index, marker in ((0, 3), (1, 7)):
         plan = world_plan("train", index)
-        item = render_plan(plan)
+        item, other = render_plan(plan), reprompt(plan, np.random.default_rng(index))
         clip = read_clip(item.frames, Sampling(max_frames=16), times=item.times.tolist())
-        row = sft_row(clip, item.record, processor, PLAN, ["reasoned", "direct"])
+        others = [plan_record(other)]
+        row = sft_row(clip, item.record, processor, PLAN, ["reasoned", "direct"], others)
         tokens = sum(pair.shape[1] * pair.shape[2] // 32**2 for pair in row["images"])
-        words = [(kind, end, 20 + k) for k, (kind, end, _) in enumerate(prompt_labels(plan, plan.prompt))]
+        words = [
+            [(kind, end, 20 + k) for k, (kind, end, _) in enumerate(prompt_labels(each, each.prompt))]
+            for each in (plan, other)
+        ]
         seen = {
             kind: torch.arange(tokens) % 2 * marker + k for k, kind in enumerate(("motion", *SEVERITY_KINDS))
         }
@@ -142,7 +148,7 @@ def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_words(proce
             kind: [(start + index + k, start + 50 + k, start + 99 - k) for k in range(len(row["images"]))]
             for kind, start in (("visual_quality", 100), ("dynamic_quality", 300))
         }
-        rows.append({**row, **facts, "prompt": plan.prompt})
+        rows.append({**row, **facts, "prompts": [plan.prompt, other.prompt]})
     batch = SpokenCollator(processor, repeat_shapes)(rows)
     ids = batch["input_ids"]
     spoken = {kind: batch[f"spoken_{kind}"] for kind in WORDS}
@@ -174,9 +180,14 @@ def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_words(proce
             "relation_level",
         ):
             texts, said = before(i, kind)
-            words = [(end, label) for name, end, label in row["prompted"] if name == kind]
+            words = [
+                (prompt[: end + 1], label)
+                for prompt, labels in zip(row["prompts"], row["prompted"], strict=True)
+                for name, end, label in labels
+                if name == kind
+            ]
             assert said == [label for _, label in words]
-            assert [t.split("Prompt: ")[-1] for t in texts] == [row["prompt"][: end + 1] for end, _ in words]
+            assert [t.split("Prompt: ")[-1] for t in texts] == [text for text, _ in words]
         for dimension, labels in row["defects"].items():
             texts, said = before(i, f"{dimension}_defect")
             assert said == [label for label, _, _ in labels]

@@ -40,6 +40,7 @@ RECORD = Record(
     rationale="a red circle moves left; gray plain background",
 )
 PLAN = FramePlan(token_budget=40)
+TAUGHT = ("labels", "slots", "levels", "mos", "direct", "prompts", "answers")
 
 
 @given(st.lists(st.floats(1, 5), min_size=1, max_size=7))
@@ -68,7 +69,7 @@ def test_batches_teach_the_answer_and_read_the_slots(processor):
     restored = labels.clone()
     restored[slots[0]] = tail[0][slots[0]]
     written = tokenizer.decode(restored[restored != IGNORED])
-    assert written == rows[0]["answers"][0] + tokenizer.eos_token
+    assert written == rows[0]["asked"][0]["answers"][0] + tokenizer.eos_token
     assert [tokenizer.decode(tail[0][i]) for i in slots[0]] == [" excellent", " poor", " fair"]
     assert (labels[slots[0]] == IGNORED).all()
     # A direct row has nothing to write; its slots hold the placeholder.
@@ -76,6 +77,7 @@ def test_batches_teach_the_answer_and_read_the_slots(processor):
     assert [tokenizer.decode(tail[1][i]) for i in slots[1]] == [" unknown"] * 3
     assert [tokenizer.decode(tail[1][i]) for i in batch["slots"][1]] == [":"] * 3
     assert batch["levels"][0, 0].tolist() == pytest.approx([0, 0, 0, 0.4, 0.6])
+    assert batch["direct"].tolist() == [[False] * 3, [True] * 3]
 
 
 @pytest.mark.parametrize("side", [64, 32])  # the smaller clip's text is shorter than the filler
@@ -88,7 +90,8 @@ def test_a_filler_row_changes_no_loss(processor, stock_model, side):
     for repeat_shapes in (False, True):
         batch = SFTCollator(processor, repeat_shapes)(rows)
         labels, slots, levels, mos = (batch.pop(name) for name in ("labels", "slots", "levels", "mos"))
-        batch.pop("branches")
+        for name in ("prompts", "answers", "direct"):
+            batch.pop(name)
         assert len(labels) == len(slots) == len(levels) == len(mos) == len(rows) + repeat_shapes
         with torch.no_grad():
             logits = stock_model(**batch, use_cache=False, logits_to_keep=labels.shape[1]).logits
@@ -105,15 +108,42 @@ def test_two_answers_in_one_row_teach_what_two_rows_teach(processor, stock_model
     for modes in ([["reasoned"], ["direct"]], [["reasoned", "direct"]]):
         rows = [sft_row(clip, RECORD, processor, PLAN, kinds) for clip in (CLIP, short) for kinds in modes]
         batch = SFTCollator(processor)(rows)
-        names = ("labels", "slots", "levels", "mos", "branches")
-        labels, slots, levels, mos, branches = (batch.pop(name) for name in names)
+        labels, slots, levels, mos, _, prompts, answers = (batch.pop(name) for name in TAUGHT)
         if len(modes) == 1:
-            batch = branch_inputs(stock_model, batch, branches)
+            batch = branch_inputs(stock_model, batch, prompts, answers)
         with torch.no_grad():
             logits = stock_model(**batch, use_cache=False, logits_to_keep=labels.shape[1]).logits
         losses = (text_loss(logits, labels), *score_losses(logits, slots, levels, mos, ids))
         found.append([loss.item() for loss in losses])
     assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_prompts_of_one_row_are_read_as_if_each_stood_alone(processor, stock_model):
+    # Beside a longer row, so that there is padding.
+    clips = Clip(CLIP.frames[:4], CLIP.times[:4], duration=0.5), CLIP
+
+    def read(record, modes, others=()):
+        """At each slot of the first row the logits, and what is taught."""
+        batch = SFTCollator(processor)([sft_row(c, record, processor, PLAN, modes, others) for c in clips])
+        labels, slots, levels, mos, direct, prompts, answers = (batch.pop(name) for name in TAUGHT)
+        inputs = branch_inputs(stock_model, batch, prompts, answers)
+        with torch.no_grad():
+            logits = stock_model(**inputs, use_cache=False, logits_to_keep=labels.shape[1]).logits
+        return logits[0, slots[0]], levels[0], mos[0], direct[0]
+
+    # Prompts of other lengths, one of which has the very words that fill slots.
+    prompts = ["a bad excellent fair unknown star", "two circles", "a square and a big green ring that falls"]
+    others = [
+        replace(RECORD, prompt=prompt, mos={**RECORD.mos, "text_alignment": k}, ratings={})
+        for k, prompt in enumerate(prompts, start=1)
+    ]
+    together = read(RECORD, ["reasoned", "direct"], others)
+    parts = [read(RECORD, ["reasoned", "direct"]), *(read(other, ["direct"]) for other in others)]
+    for found, alone in zip(together, zip(*parts, strict=True), strict=True):
+        assert torch.allclose(found, torch.cat(alone), atol=1e-4)
+    assert together[2][8::3].tolist() == [1, 2, 3] and together[3].tolist() == [False] * 3 + [True] * 12
+    # What is compared differs between the prompts.
+    assert not torch.allclose(together[0][6:9], together[0][9:12], atol=1e-3)
 
 
 def test_text_loss_is_the_mean_negative_log_likelihood():
@@ -147,15 +177,15 @@ def test_unknown_defects_are_not_taught_as_none(processor):
         sft_row(CLIP, unknown, processor, PLAN, ["reasoned", "direct"])
     row = sft_row(CLIP, unknown, processor, PLAN, ["direct"])
     assert row["times"] == [1 / 16, 5 / 16, 9 / 16, 13 / 16]
-    assert row["answers"] == [direct_answer()]
+    assert row["asked"][0]["answers"] == [direct_answer()]
     row = sft_row(CLIP, replace(RECORD, defects=()), processor, PLAN, ["reasoned"])
-    assert row["answers"][0].count("no defect") == 3
+    assert row["asked"][0]["answers"][0].count("no defect") == 3
 
 
 def test_unrated_rows(processor):
     unrated = Record(video="x", prompt="a red circle", mos={"visual_quality": 2.0})
     row = sft_row(CLIP, unrated, processor, PLAN, ["direct"])
-    assert [sum(levels) for levels in row["levels"]] == [1, 0, 0]
+    assert [sum(levels) for levels in row["asked"][0]["levels"]] == [1, 0, 0]
     with pytest.raises(ConfigError, match="all three ratings"):
         sft_row(CLIP, unrated, processor, PLAN, ["reasoned"])
     losses = score_losses(
@@ -172,12 +202,12 @@ def test_single_ratings_without_a_mos_are_taught_as_their_mean(processor):
     raters = dict(zip(DIMENSIONS, ((5.0, 4.0), (2.0, 2.0, 3.5), (3.0,)), strict=True))
     alone = replace(RECORD, mos={}, ratings=raters)
     row = sft_row(CLIP, alone, processor, PLAN, ["reasoned", "direct"])
-    assert row["mos"] == [4.5, 2.5, 3.0]
+    assert row["asked"][0]["mos"] == [4.5, 2.5, 3.0]
     # As levels and as a written answer they say the same: nothing but the MOS was left out.
     both = replace(alone, mos=dict(zip(DIMENSIONS, (4.5, 2.5, 3.0), strict=True)))
     told = sft_row(CLIP, both, processor, PLAN, ["reasoned", "direct"])
-    assert (row["levels"], row["answers"]) == (told["levels"], told["answers"])
+    assert row["asked"] == told["asked"]
     # A MOS that is given counts; no ratings are no rating.
     mixed = replace(alone, mos={"visual_quality": 4.6}, ratings={**raters, "text_alignment": ()})
-    row = sft_row(CLIP, mixed, processor, PLAN, ["direct"])
-    assert row["mos"] == [4.6, 2.5, 0.0] and sum(row["levels"][2]) == 0
+    taught = sft_row(CLIP, mixed, processor, PLAN, ["direct"])["asked"][0]
+    assert taught["mos"] == [4.6, 2.5, 0.0] and sum(taught["levels"][2]) == 0

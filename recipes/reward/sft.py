@@ -14,9 +14,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from clips import WorldMix, open_clips, read_rated, world_plans
 from datasets import Dataset
+from reprompt import reprompt
 from spoken_facts import (
     DEFECTS,
     LAYERS,
@@ -45,7 +47,6 @@ from qsave_reward.processor import QSaveProcessor
 from qsave_reward.slots import slot_token_ids
 from qsave_reward.slowfast import FramePlan
 from qsave_reward.supervision import (
-    IGNORED,
     SFTCollator,
     branch_inputs,
     score_losses,
@@ -53,6 +54,7 @@ from qsave_reward.supervision import (
     text_loss,
 )
 from qsave_reward.types import DIMENSIONS, Mode
+from qsave_reward.world.stream import plan_record
 
 
 @dataclass
@@ -110,6 +112,13 @@ class RewardArguments:
     )
     sought_share: float = field(default=0.25, metadata={"help": "with sought: share of such clips"})
     raters: int = field(default=5, metadata={"help": "world data: people who judge each clip"})
+    prompts_per_clip: int = field(
+        default=1,
+        metadata={
+            "help": "world data, with paired_answers: each clip is shown with its own prompt and others, "
+            "which it follows or not (reprompt.py) and which do not see each other"
+        },
+    )
 
 
 class RewardSFTTrainer(SFTTrainer):
@@ -134,10 +143,10 @@ class RewardSFTTrainer(SFTTrainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         labels, slots, levels, mos = (inputs.pop(name) for name in ("labels", "slots", "levels", "mos"))
-        branches = inputs.pop("branches")
+        direct, prompts, answers = (inputs.pop(name) for name in ("direct", "prompts", "answers"))
         spoken = {kind: inputs.pop(f"spoken_{kind}") for kind in self.word_ids}
         if self.arguments.paired_answers:
-            inputs = branch_inputs(model, inputs, branches)
+            inputs = branch_inputs(model, inputs, prompts, answers)
         asked = {"logits_to_keep": labels.shape[1], "output_hidden_states": bool(spoken)}
         outputs = model(**inputs, use_cache=False, **asked)
         losses = {"text": text_loss(outputs.logits, labels)}
@@ -155,13 +164,12 @@ class RewardSFTTrainer(SFTTrainer):
         for name, value in (losses | facts).items():
             metrics[f"loss_{name}"].append(value.item())
         # The slots of a reasoned answer follow the true reasons and are easy; these have to look at the clip.
-        direct = torch.full((len(labels),), self.arguments.paired_answers, device=labels.device)
-        direct = direct | (labels == IGNORED).all(dim=1)
+        levels = levels * direct[:, :, None]
         with torch.no_grad():
-            for k, dimension in enumerate(DIMENSIONS, start=-len(DIMENSIONS)):
-                chosen = slots[direct, k, None], levels[direct, k, None], mos[direct, k, None]
+            for k, dimension in enumerate(DIMENSIONS):
+                chosen = [one[:, k :: len(DIMENSIONS)] for one in (slots, levels, mos)]
                 if chosen[1].any():
-                    alone = score_losses(outputs.logits[direct], *chosen, self.level_ids)
+                    alone = score_losses(outputs.logits, *chosen, self.level_ids)
                     metrics[f"direct_{dimension}"].append(alone[1].item())
         return (loss, outputs) if return_outputs else loss
 
@@ -180,7 +188,7 @@ def make_dataset(
     """Rows made when they are asked for: nothing is decoded or rendered ahead of time."""
     mix = world_mix(arguments)
     source = open_clips(arguments.data, plan, mix=mix, mismatched_share=arguments.mismatched_share)
-    plan_of = world_plans(arguments.data, mix) if arguments.facts_weight else None
+    plan_of = world_plans(arguments.data, mix) if arguments.data.startswith("world:") else None
 
     def rows(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
         made = []
@@ -191,17 +199,35 @@ def make_dataset(
             modes: list[Mode] = ["reasoned" if reasoned else "direct"]
             if arguments.paired_answers:
                 modes = ["reasoned", "direct"]
-            row = sft_row(clip, record, processor, plan, modes)
-            if plan_of is not None:
+            plans = [] if plan_of is None else [plan_of(index)]
+            rng = np.random.default_rng([seed, index])
+            plans += [reprompt(plans[0], rng) for _ in range(arguments.prompts_per_clip - 1)]
+            records = [record, *map(plan_record, plans[1:])]
+            row = sft_row(clip, record, processor, plan, modes, records[1:])
+            if arguments.facts_weight:
                 grids = [tuple(side // plan.token_side for side in pair.shape[1:3]) for pair in row["images"]]
-                planned = plan_of(index)
-                row["seen"] = visual_labels(planned, len(clip.times), grids)
-                row["prompted"] = prompt_labels(planned, record.prompt)
-                row["defects"] = {name: defect_labels(planned, row["times"], name) for name in DEFECTS}
+                row["seen"] = visual_labels(plans[0], len(clip.times), grids)
+                row["prompted"] = [
+                    prompt_labels(each, asked.prompt) for each, asked in zip(plans, records, strict=True)
+                ]
+                row["defects"] = {name: defect_labels(plans[0], row["times"], name) for name in DEFECTS}
             made.append(row)
         return {key: [row[key] for row in made] for key in made[0]}
 
     return Dataset.from_dict({"index": list(range(n))}).with_transform(rows)
+
+
+def check_prompts(arguments: RewardArguments) -> None:
+    """A ConfigError when clips cannot be shown with so many prompts."""
+    if arguments.prompts_per_clip < 1:
+        raise ConfigError(f"prompts_per_clip must be at least 1, got {arguments.prompts_per_clip}")
+    if arguments.prompts_per_clip > 1 and not (
+        arguments.data.startswith("world:") and arguments.paired_answers
+    ):
+        raise ConfigError(
+            "prompts_per_clip works with clips of the rendered world and paired_answers, got data "
+            f"{arguments.data!r}, paired_answers {arguments.paired_answers}: use --prompts_per_clip 1"
+        )
 
 
 def check_ratings(data: str) -> None:
@@ -222,6 +248,7 @@ def main() -> None:
             f"facts_weight works with clips of the rendered world and without DeepSpeed, got data "
             f"{arguments.data!r}, deepspeed {config.deepspeed!r}: set it to 0 (--facts_weight 0)"
         )
+    check_prompts(arguments)
     check_ratings(arguments.data)
     config.remove_unused_columns = False
     config.dataset_kwargs = {"skip_prepare_dataset": True}

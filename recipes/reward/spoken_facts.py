@@ -31,6 +31,7 @@ from object_severity import SEVERITY_KINDS, severity_labels
 from token_targets import NOTHING, VISIBLE, token_targets
 
 from qsave_reward.errors import ConfigError
+from qsave_reward.prompt import BEFORE_PROMPT
 from qsave_reward.supervision import SFTCollator
 from qsave_reward.types import LEVELS, Defect
 from qsave_reward.world import LABELS, WorldPlan
@@ -104,7 +105,6 @@ along the other."""
 _ALTERED = ("color", "shape", "count", "motion")
 _FORMS = sorted((form for pairs in VERBS.values() for pair in pairs for form in pair), key=len, reverse=True)
 _VERB = re.compile(rf"\b(?:{'|'.join(_FORMS)})\b")
-_BEFORE_PROMPT = "\nPrompt: "
 
 
 def check_layers(layers: int) -> None:
@@ -272,8 +272,8 @@ class SpokenCollator(SFTCollator):
     """As `SFTCollator`; the batch also holds `spoken_KIND` int64 [rows, length] for each kind of `WORDS`:
     which of its words each token is to say, or `NOTHING`.
 
-    Rows hold `seen`, `prompted` and `defects` besides, as `visual_labels` and `prompt_labels` give them and
-    `defect_labels` for each dimension.
+    Rows hold `seen`, `prompted` and `defects` besides: what `visual_labels` gives, `prompt_labels` for each
+    prompt, and `defect_labels` for each dimension.
     """
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -290,14 +290,13 @@ class SpokenCollator(SFTCollator):
                 spoken[f"{dimension}_defect"][i, ends] = defects
                 spoken[f"{dimension}_level"][i, ends + 1] = levels
                 spoken[f"{dimension}_second"][i, ends + 1] = seconds
-            # After the last chunk, up to the first answer; control tokens keep both ends apart from the rest.
-            text = row["question"][row["question"].rindex(_BEFORE_PROMPT) :]
-            places = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-            start = ids.shape[1] - int((batch["branches"][i] > 0).sum()) - len(places)
-            for kind, last, label in row["prompted"]:
-                character = len(_BEFORE_PROMPT) + last
-                token = next(k for k, (low, high) in enumerate(places) if low <= character < high)
-                spoken[kind][i, start + token] = label
+            for k, (asked, words) in enumerate(zip(row["asked"], row["prompted"], strict=True), start=1):
+                places = tokenizer(asked["question"], return_offsets_mapping=True)["offset_mapping"]
+                start = int((batch["prompts"][i] == k).nonzero()[0])
+                for kind, last, label in words:
+                    character = len(BEFORE_PROMPT) + last
+                    token = next(j for j, (low, high) in enumerate(places) if low <= character < high)
+                    spoken[kind][i, start + token] = label
         return batch | {f"spoken_{kind}": labels for kind, labels in spoken.items()}
 
 
