@@ -118,6 +118,18 @@ def test_two_answers_in_one_row_teach_what_two_rows_teach(processor, stock_model
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
+def test_the_end_of_one_answer_is_not_taught_to_begin_the_next(processor):
+    row = sft_row(CLIP, RECORD, processor, PLAN, ["direct", "reasoned"])
+    batch, ids = (
+        SFTCollator(processor)([row]),
+        processor.tokenizer(row["asked"][0]["answers"][1])["input_ids"],
+    )
+    labels, start = batch["labels"][0], -len(ids) - 1  # the answer and its end mark
+    assert (labels[: start + 1] == IGNORED).all()
+    taught = labels[start + 1 :]
+    assert (taught != IGNORED).sum() == len(ids) - len(DIMENSIONS)
+
+
 def test_prompts_of_one_row_are_read_as_if_each_stood_alone(processor, stock_model):
     # Beside a longer row, so that there is padding.
     clips = Clip(CLIP.frames[:4], CLIP.times[:4], duration=0.5), CLIP
