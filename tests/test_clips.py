@@ -92,6 +92,11 @@ def test_an_unknown_sought_trait_is_an_error():
         WorldMix(sought=["wrong mood"])
 
 
+def test_nobody_to_judge_is_an_error():
+    with pytest.raises(ConfigError, match="at least one rater, got 0"):
+        WorldMix(raters=0)
+
+
 def test_a_mismatched_record_is_badly_aligned_and_keeps_what_else_is_known():
     changed = mismatch(RECORD, "a blue square")
     assert changed == Record(

@@ -51,6 +51,7 @@ class WorldMix:
         known = {STATED_RELATION}.union(*LABELS.values())
         if unknown := set(self.sought) - known:
             raise ConfigError(f"sought: unknown {sorted(unknown)}; expected some of {sorted(known)}")
+        WorldConfig(raters=self.raters)  # refuses too few
 
 
 def world_plans(data: str, mix: WorldMix) -> Callable[[int], WorldPlan]:
