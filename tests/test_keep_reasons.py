@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -199,6 +200,17 @@ def test_several_runs_share_a_table_of_means_and_deviations(tmp_path):
     cells = row(folders, "3_sft")
     assert cells[1:4] == cells[4:7] == ["0.800 ± 0.100", "0.800 ± 0.000", ""]
     assert cells[7:] == ["0.500 ± 0.000", "0.500 ± 0.000", "0, 2, 1", "5 of 32, 7 of 32, 6 of 32"]
+
+
+def test_a_run_that_is_not_done_has_no_table(tmp_path):
+    made = json.dumps(result((0.9, 0.8, 0.7), 0.5, 0))
+    for name in ("1_sft.direct", "1_sft.reasoned", "2_grpo.direct"):
+        (tmp_path / f"{name}.json").write_text(made)
+    done = subprocess.run(
+        [sys.executable, RECIPES / "stage_table.py", tmp_path], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert re.match(r"error: expected the evaluations .*2_grpo.reasoned.json is not there", done.stderr)
 
 
 def test_the_script_asks_for_reasons_in_reasoned_mode_only(tmp_path):

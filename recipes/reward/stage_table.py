@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from qsave_reward.errors import ConfigError, QSaveError
 from qsave_reward.types import DIMENSIONS
 
 STAGES = ("1_sft", "2_grpo", "3_sft")
@@ -45,7 +47,13 @@ def row(folders: Sequence[Path], stage: str) -> list[str]:
 
 def _results(folder: Path, stage: str) -> tuple[dict[str, Any], ...]:
     """What `qsave eval` said in direct and in reasoned mode."""
-    return tuple(json.loads((folder / f"{stage}.{mode}.json").read_text()) for mode in ("direct", "reasoned"))
+    files = [folder / f"{stage}.{mode}.json" for mode in ("direct", "reasoned")]
+    if missing := [str(file) for file in files if not file.exists()]:
+        raise ConfigError(
+            f"expected the evaluations of a run of three_stages.sh that is done, {missing[0]} is not there: "
+            "start it again with the same folder, it goes on where it was"
+        )
+    return tuple(json.loads(file.read_text()) for file in files)
 
 
 def _kept(folder: Path) -> str:
@@ -70,7 +78,11 @@ def main() -> None:
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="OUT")
     folders = parser.parse_args().folders
-    for cells in (HEAD, ("---",) * len(HEAD), *(row(folders, stage) for stage in STAGES)):
+    try:
+        rows = [row(folders, stage) for stage in STAGES]
+    except QSaveError as error:
+        sys.exit(f"error: {error}")
+    for cells in (HEAD, ("---",) * len(HEAD), *rows):
         print("| " + " | ".join(cells) + " |")
 
 
