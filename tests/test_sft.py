@@ -206,6 +206,12 @@ def test_data_without_a_rated_dimension_is_refused_before_a_model_is_read(tmp_pa
     assert "Traceback" not in log and not (tmp_path / "out").exists()
 
 
+def test_a_world_that_nobody_judges_is_refused_before_a_model_is_read(tmp_path):
+    log = run(tmp_path / "no model", tmp_path / "out", "--raters", "0", expect=1)
+    assert "error: a world needs at least one rater, got 0" in log
+    assert "Traceback" not in log and not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("rated", [{"mos": {"text_alignment": 2}}, {"ratings": {"visual_quality": [3, 4]}}])
 def test_one_rated_dimension_of_one_clip_is_something_to_learn(tmp_path, rated):
     rows = [{"video": "a.mp4", "prompt": "a red circle", **some} for some in ({"overall": 2.0}, rated)]

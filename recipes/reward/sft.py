@@ -250,6 +250,7 @@ def main() -> None:
         )
     check_prompts(arguments)
     check_ratings(arguments.data)
+    world_mix(arguments)  # refuses what it cannot take, before a model is read
     config.remove_unused_columns = False
     config.dataset_kwargs = {"skip_prepare_dataset": True}
     output = Path(config.output_dir)
