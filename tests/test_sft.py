@@ -157,7 +157,7 @@ def test_accumulated_batches_are_averaged(base, tmp_path):
 
 
 def asked_of_clips(processor, n=6, **options):
-    """For each clip the prompts of its row with the MOS of each, one process after another."""
+    """For each clip the prompts of its row, each with the MOS that it gets."""
     arguments = RewardArguments(data="world:train", trained_on="", paired_answers=True, **options)
     rows = make_dataset(arguments, n, 3, processor, FramePlan(token_budget=40))
     return [[(one["question"], tuple(one["mos"])) for one in row["asked"]] for row in rows]
