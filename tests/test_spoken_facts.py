@@ -15,13 +15,14 @@ from qsave_reward.types import LEVELS, Defect
 from qsave_reward.video import Sampling, read_clip
 from qsave_reward.world import LABELS, WorldConfig, render_plan, world_plan
 from qsave_reward.world.scene import MOTIONS
-from qsave_reward.world.stream import plan_record
+from qsave_reward.world.stream import plan_record, plan_tracks
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 from object_severity import SEVERITY_KINDS
 from reprompt import reprompt
 from spoken_facts import (
     DEFECTS,
+    PLACES,
     WORDS,
     SpokenCollator,
     check_layers,
@@ -36,6 +37,7 @@ from token_targets import NOTHING, token_targets
 PLAN = FramePlan(max_frames=16, token_budget=128, max_slow_tokens=16, fast_share=0.5625, token_side=32)
 GRIDS = [(4, 4), *[(3, 3)] * 6, (4, 4)]
 HALF = 16 + 3 * 9
+OF_TOKENS = ("motion", *PLACES, *SEVERITY_KINDS)
 
 
 def one_object(motion):
@@ -54,11 +56,27 @@ def test_tokens_of_the_second_half_name_the_motion_where_the_object_is(motion):
     assert set(labels[HALF:][there[HALF:]].tolist()) == {MOTIONS.index(motion)}
 
 
+def test_letters_say_in_which_tenth_of_the_picture_an_object_is_and_was():
+    plan = one_object("right")
+    ((_, track),) = plan_tracks(plan)
+    tenths = (10 * track.centers.reshape(8, 2, 2).mean(axis=1) / 128).astype(int).tolist()
+    assert tenths[0] != tenths[-1]
+    labels, there = visual_labels(plan, 16, GRIDS), token_targets(plan, GRIDS).color != NOTHING
+    chunk = torch.repeat_interleave(torch.arange(8), torch.tensor([a * b for a, b in GRIDS]))
+    for token in range(len(there)):
+        k = int(chunk[token])
+        now = tenths[k] if there[token] else [NOTHING] * 2
+        before = tenths[k - 1] if there[token] and k else [NOTHING] * 2
+        assert [int(labels[kind][token]) for kind in PLACES] == [*now, *before]
+    letters = [letter for kind in PLACES for letter in WORDS[kind]]
+    assert len(set(letters)) == 40 and "".join(WORDS["column"]) == "abcdefghij"
+
+
 def test_nothing_is_asked_where_frames_were_left_out():
     plan = world_plan("train", 0, config=WorldConfig(num_frames=24))
     for frames, grids in ((16, GRIDS), (24, GRIDS), (16, GRIDS[:7])):
         said = visual_labels(plan, frames, grids)
-        assert set(said) == {"motion", *SEVERITY_KINDS}
+        assert set(said) == set(OF_TOKENS)
         for labels in said.values():
             assert labels.shape == (sum(rows * columns for rows, columns in grids),)
             assert (labels == NOTHING).all()
@@ -140,9 +158,7 @@ def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_words(proce
             [(kind, end, 20 + k) for k, (kind, end, _) in enumerate(prompt_labels(each, each.prompt))]
             for each in (plan, other)
         ]
-        seen = {
-            kind: torch.arange(tokens) % 2 * marker + k for k, kind in enumerate(("motion", *SEVERITY_KINDS))
-        }
+        seen = {kind: torch.arange(tokens) % 2 * marker + k for k, kind in enumerate(OF_TOKENS)}
         facts = {"seen": seen, "prompted": words}
         facts["defects"] = {
             kind: [(start + index + k, start + 50 + k, start + 99 - k) for k in range(len(row["images"]))]
@@ -164,7 +180,7 @@ def test_labels_of_a_batch_stand_at_its_visual_tokens_chunk_ends_and_words(proce
 
     for i, row in enumerate(rows):
         visual = ids[i] == processor.image_token_id
-        for kind in ("motion", *SEVERITY_KINDS):
+        for kind in OF_TOKENS:
             assert torch.equal(spoken[kind][i][visual], row["seen"][kind])
             assert (spoken[kind][i][~visual] == NOTHING).all()
         for kind in (

@@ -73,6 +73,34 @@ def test_tokens_at_the_middle_of_an_object_show_its_color_and_place():
         assert (targets.numbers[~shown] == 0).all() and (targets.outline[~shown] == 0).all()
 
 
+@pytest.mark.parametrize("motion", ["right", "still", "orbit"])
+def test_centers_are_where_the_object_is_painted_now_and_a_chunk_before(motion):
+    (plan,) = clean_plans(
+        lambda p: (p.shown.groups[0].motion, p.shown.groups[0].shape) == (motion, "circle"), 1
+    )
+    empty = replace(plan, shown=replace(plan.shown, groups=(), places=()))
+    frames, behind = (render_plan(one).frames.astype(int) for one in (plan, empty))
+    painted = [np.argwhere(row)[:, ::-1].mean(axis=0) for row in np.abs(frames - behind).sum(axis=3) > 30]
+    middles = (np.array(painted).reshape(8, 2, 2).mean(axis=1) + 0.5) / 128
+    targets = token_targets(plan, [GRID] * 8)
+    centers, shown = targets.center.view(8, 16, 2, 2), (targets.color != NOTHING).view(8, 16)
+    assert centers[~shown].isnan().all() and centers[0, :, 1].isnan().all() and shown.any(dim=1).all()
+    for k in range(8):
+        assert np.abs(centers[k, shown[k], 0].numpy() - middles[k]).max() < 0.01
+        assert k == 0 or np.abs(centers[k, shown[k], 1].numpy() - middles[k - 1]).max() < 0.01
+
+
+def test_an_object_that_was_not_there_yet_was_nowhere():
+    plans = (world_plan("train", index, config=WorldConfig(clean=True)) for index in range(3000))
+    plan = next(p for p in plans if [(g.motion, g.count) for g in p.shown.groups] == [("appear", 1)])
+    targets = token_targets(plan, [GRID] * 8)
+    shown = (targets.color != NOTHING).view(8, 16).any(dim=1).tolist()
+    known = (~targets.center.isnan()).view(8, 16, 2, 2).any(dim=1).all(dim=2).tolist()
+    first = shown.index(True)
+    assert 0 < first < 7 and shown == [False] * first + [True] * (8 - first)
+    assert known == [[there, k > first] for k, there in enumerate(shown)]
+
+
 def test_velocity_says_where_the_object_is_in_the_second_frame():
     (plan,) = clean_plans(lambda p: p.shown.groups[0].motion == "right" and not p.shown.camera, 1)
     targets = token_targets(plan, [GRID] * 8)
@@ -104,6 +132,6 @@ def test_grids_of_different_sizes_keep_their_place():
     mixed = token_targets(plan, [(4, 4), (2, 2), (3, 3), (4, 4)])
     alike = token_targets(plan, [(4, 4)] * 4)
     assert len(mixed.color) == 16 + 4 + 9 + 16
-    for name in ("color", "shape", "numbers", "outline", "mask"):
-        one, other = getattr(mixed, name), getattr(alike, name)
+    for name in ("color", "shape", "numbers", "outline", "mask", "center"):
+        one, other = (getattr(targets, name).nan_to_num(-1) for targets in (mixed, alike))
         assert (one[:16] == other[:16]).all() and (one[-16:] == other[-16:]).all()

@@ -5,7 +5,8 @@ and scores alone teach the language model very slowly to compare chunks: a model
 well could not tell a clip with the wrong motion from one with the right one. Here the state of a token after
 some layers is read with the model's own output head ("logit lens"), over a few words:
 
-* each visual token says how the object in it moves, and how bad the damage to it is (object_severity.py);
+* each visual token says where the object in it is and where it was a chunk before, how it moves, and how bad
+  the damage to it is (object_severity.py);
 * some layers later, each verb of the prompt says what its subject does in the clip, whatever the verb
   means, and each noun which shape and color its objects have there, how many they are, and in which half of
   the picture; the second of two nouns also where the objects of the first are, seen from its own;
@@ -20,6 +21,7 @@ No weight is added. The score has only to see which words of the prompt disagree
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Sequence, Set
 from typing import Any
 
@@ -53,8 +55,18 @@ SAID = {
 }
 """The word for a motion, where it is not its name."""
 
+PLACES = {
+    "column": string.ascii_lowercase[:10],
+    "row": string.ascii_lowercase[10:20],
+    "column_before": string.ascii_uppercase[:10],
+    "row_before": string.ascii_uppercase[10:20],
+}
+"""Kinds of facts about where an object is, by the letters for tenths of the picture's width or height: other
+ones for each kind, since a token says all of them."""
+
 DEFECTS = {dimension: ("no", *LABELS[dimension]) for dimension in ("visual_quality", "dynamic_quality")}
 WORDS = {
+    **PLACES,
     "motion": [SAID.get(motion, motion) for motion in MOTIONS],
     **dict.fromkeys(SEVERITY_KINDS, LEVELS),
     "verb": [SAID.get(motion, motion) for motion in MOTIONS],
@@ -77,6 +89,10 @@ WORDS = {
 """Kinds of facts, and the words that a token chooses from to say one. One token may say several kinds."""
 
 LAYERS = dict.fromkeys(WORDS, 4) | {
+    "column": 1,
+    "row": 1,
+    "column_before": 2,
+    "row_before": 2,
     "motion": 2,
     "bent": 2,
     "moved": 3,
@@ -117,20 +133,23 @@ def check_layers(layers: int) -> None:
 
 
 def word_ids(tokenizer: Any) -> dict[str, list[int]]:
-    """For each kind of fact the first tokens of its words.
+    """For each kind of fact the first tokens of its words, which stand after a space unless they are letters.
 
     Raises:
         ConfigError: when two of a kind are the same.
     """
-    ids = {kind: [tokenizer(f" {word}")["input_ids"][0] for word in words] for kind, words in WORDS.items()}
+    ids = {
+        kind: [tokenizer(word if kind in PLACES else f" {word}")["input_ids"][0] for word in words]
+        for kind, words in WORDS.items()
+    }
     if any(len(set(some)) < len(some) for some in ids.values()):
         raise ConfigError("spoken facts need a tokenizer in which the words for them begin differently")
     return ids
 
 
 def visual_labels(plan: WorldPlan, frames: int, grids: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
-    """What each visual token of a clip is to say of its motion and of each of `SEVERITY_KINDS`: int64
-    [tokens], index into `WORDS`, or `NOTHING`.
+    """What each visual token of a clip is to say of its object's motion, and of each of `PLACES` and
+    `SEVERITY_KINDS`: int64 [tokens], index into `WORDS`, or `NOTHING`.
 
     Nothing is asked in clips of which frames were left out, nor of a motion in the first half of the clip,
     where it cannot be known yet.
@@ -142,10 +161,12 @@ def visual_labels(plan: WorldPlan, frames: int, grids: Sequence[tuple[int, int]]
     """
     tokens = sum(rows * columns for rows, columns in grids)
     if not frames == plan.config.num_frames == 2 * len(grids):
-        return {kind: torch.full((tokens,), NOTHING) for kind in ("motion", *SEVERITY_KINDS)}
+        return {kind: torch.full((tokens,), NOTHING) for kind in ("motion", *PLACES, *SEVERITY_KINDS)}
     targets = token_targets(plan, grids)
+    tenths = (10 * targets.center).floor().clamp(0, 9).nan_to_num(nan=NOTHING).long()
+    places = dict(zip(PLACES, tenths.flatten(1).T, strict=True))
     targets.motion[: sum(rows * columns for rows, columns in grids[: len(grids) // 2])] = NOTHING
-    return {"motion": targets.motion, **severity_labels(plan, grids, targets.color != NOTHING)}
+    return {"motion": targets.motion, **places, **severity_labels(plan, grids, targets.color != NOTHING)}
 
 
 def shown_groups(plan: WorldPlan) -> list[Group | None]:

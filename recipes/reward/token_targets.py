@@ -46,6 +46,8 @@ class TokenTargets:
             from its center in directions clockwise from up, then radius and place (x, y) of its hole.
         mask: float32 [tokens, 2 * FINE * FINE], row by row, of the first frame, then of the second: 1 where
             an object covers it, else 0.
+        center: float32 [tokens, 2, 2], of the object, in this chunk, then in the one before: x and y as
+            shares of the picture's width and height; NaN where no object is or it cannot be seen.
     """
 
     color: torch.Tensor
@@ -54,6 +56,7 @@ class TokenTargets:
     numbers: torch.Tensor
     outline: torch.Tensor
     mask: torch.Tensor
+    center: torch.Tensor
 
 
 def token_targets(plan: WorldPlan, grids: Sequence[tuple[int, int]]) -> TokenTargets:
@@ -89,6 +92,8 @@ def _label(
     numbers = np.zeros((len(chunks), len(places), len(NUMBERS)), np.float32)
     outlines = np.zeros((len(chunks), len(places), RAYS + 3), np.float32)
     mask = np.zeros((len(chunks), len(places), 2 * FINE**2), np.float32)
+    middle = np.full((len(chunks), len(places), 2, 2), np.nan, np.float32)
+    lately = np.stack([pairs, pairs - 2], axis=1)
     for group, track in tracks:
         centers = track.centers[pairs] * scale
         radii = track.radius[pairs] * scale.mean()
@@ -107,7 +112,10 @@ def _label(
         outlines[inside] = np.broadcast_to(told[:, None], outlines.shape)[inside]
         covered = np.concatenate([_covered(group, track, pairs[:, k], points) for k in (0, 1)], axis=-1)
         mask[visible] = np.maximum(mask, covered)[visible]
-    return zip(color, shape, motion, numbers, outlines, mask, strict=True)
+        seen = (track.alpha[lately] >= VISIBLE).all(axis=2) & (lately[..., 0] >= 0)
+        where = np.where(seen[..., None], (track.centers[lately] / size).mean(axis=2), np.nan)
+        middle[inside] = np.broadcast_to(where[:, None], middle.shape)[inside]
+    return zip(color, shape, motion, numbers, outlines, mask, middle, strict=True)
 
 
 def _middles(columns: int, rows: int) -> Floats:
