@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Card = VideoScore | QSaveError
 
-_LOADING_FAULTS = (OSError, ValueError, TypeError, RuntimeError, AttributeError, KeyError, SafetensorError)
+LOADING_FAULTS = (OSError, ValueError, TypeError, RuntimeError, AttributeError, KeyError, SafetensorError)
 """What transformers raises for checkpoints that are damaged, incomplete or of something else."""
 
 
@@ -97,7 +97,7 @@ class CheckpointScorer:
             model, processor = cls._load(directory, device=device, dtype=dtype)
         except (QSaveError, torch.OutOfMemoryError):
             raise
-        except _LOADING_FAULTS as error:
+        except LOADING_FAULTS as error:
             raise ConfigError(
                 f"{directory}: expected a checkpoint as a recipe of this project saves it, got "
                 f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}",
@@ -207,16 +207,25 @@ class CheckpointScorer:
         return cards
 
 
-def refuse_other_weights(directory: Path, names: Sequence[str], *, what: str) -> None:
-    """A ConfigError when `names`, weights that are missing or left over, is not empty.
+def load_weights(kind: Any, directory: Path, *, dtype: torch.dtype | str) -> Any:
+    """A model of a class of transformers with the weights of a directory (safetensors), no more and no fewer.
 
     Transformers would draw missing ones at random and only warn.
+
+    Raises:
+        ConfigError: when weights are missing or left over.
+        LOADING_FAULTS: when there is no model, or a damaged one.
     """
-    if names:
-        raise ConfigError(
-            f"{directory} {what} {len(names)} weights, such as {min(names)}; it is damaged or not of "
-            "the architecture that its config.json names"
-        )
+    model, found = kind.from_pretrained(
+        directory, dtype=dtype, use_safetensors=True, output_loading_info=True
+    )
+    for what, names in (("lacks", found["missing_keys"]), ("has unknown", found["unexpected_keys"])):
+        if names:
+            raise ConfigError(
+                f"{directory} {what} {len(names)} weights, such as {min(names)}; it is damaged or not of "
+                "the architecture that its config.json names"
+            )
+    return model
 
 
 def _settle_math() -> None:

@@ -19,7 +19,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from qsave_reward.checkpoint import Metadata
-from qsave_reward.checkpoint_scorer import CheckpointScorer, refuse_other_weights
+from qsave_reward.checkpoint_scorer import CheckpointScorer, load_weights
 from qsave_reward.errors import AnswerError
 from qsave_reward.fast_vision import use_fast_vision
 from qsave_reward.processor import QSaveProcessor, resize_chunks
@@ -52,12 +52,7 @@ class RewardModel(CheckpointScorer):
     @staticmethod
     def _load(directory: Path, *, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
         processor = QSaveProcessor.for_model(directory)
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            directory, dtype=dtype, output_loading_info=True
-        )
-        model, found = loaded
-        refuse_other_weights(directory, list(found["missing_keys"]), what="lacks")
-        refuse_other_weights(directory, list(found["unexpected_keys"]), what="has unknown")
+        model = load_weights(AutoModelForImageTextToText, directory, dtype=dtype)
         return use_fast_vision(model.to(device)), processor
 
     def _prepare(self, video: Any, prompt: str) -> _Item:

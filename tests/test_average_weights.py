@@ -18,13 +18,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "recipes" / "reward"))
 import average_weights as script
 from average_weights import average_weights
 
+PT = {"format": "pt"}
+
 
 def shifted(folder, by, dtype=torch.float32):
     """The bundled model with a number added to every weight."""
     shutil.copytree(WEIGHTS, folder)
     bundled = load_file(WEIGHTS / "model.safetensors")
     weights = {name: (weight.float() + by).to(dtype) for name, weight in bundled.items()}
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    save_file(weights, folder / "model.safetensors", PT)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"dtype": str(dtype).removeprefix("torch.")}))
     return folder
@@ -68,15 +70,32 @@ def test_one_checkpoint_an_old_folder_and_other_models_are_refused(tmp_path):
         average_weights([WEIGHTS, WEIGHTS], tmp_path / "old")
     with pytest.raises(ConfigError, match="expected the weights of a model"):
         average_weights([tmp_path / "old", WEIGHTS], tmp_path / "mean")
+    cut = shutil.copytree(WEIGHTS, tmp_path / "cut")
+    (cut / "model.safetensors").write_bytes((WEIGHTS / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(ConfigError, match="cut: expected the weights of a model"):
+        average_weights([cut, WEIGHTS], tmp_path / "mean")
     with pytest.raises(ConfigError, match=r"has no qsave\.json"):
         average_weights([WEIGHTS, tmp_path / "old"], tmp_path / "mean")
     wider = shutil.copytree(WEIGHTS, tmp_path / "wider")
     config = json.loads((wider / "config.json").read_text())
     config["text_config"]["num_hidden_layers"] = 5
     (wider / "config.json").write_text(json.dumps(config))
+    weights = load_file(WEIGHTS / "model.safetensors")
+    save_file({k: w for k, w in weights.items() if ".layers.5." not in k}, wider / "model.safetensors", PT)
     with pytest.raises(ConfigError, match=r"layers\.5\.\S+ has the shape None, expected \(\d"):
         average_weights([wider, WEIGHTS], tmp_path / "mean")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "wider"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "old", "wider"]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_checkpoint_without_one_of_its_weights_is_refused_and_not_filled_up_at_random(tmp_path, last):
+    holed = shutil.copytree(WEIGHTS, tmp_path / "holed")
+    weights = load_file(WEIGHTS / "model.safetensors")
+    lost = next(name for name in weights if name.endswith("o_proj.weight"))
+    save_file({k: w for k, w in weights.items() if k != lost}, holed / "model.safetensors", PT)
+    with pytest.raises(ConfigError, match=rf"holed lacks 1 weights, such as {lost}"):
+        average_weights([WEIGHTS, holed] if last else [holed, WEIGHTS], tmp_path / "mean")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["holed"]
 
 
 def test_the_command_says_the_revision_or_what_is_wrong(tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import WEIGHTS
+from safetensors.torch import load_file
 
 from qsave_reward.errors import AnswerError, ConfigError
 from qsave_reward.holistic.scorer import HolisticScorer
@@ -32,7 +33,13 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:5000])
 
 
+def pickled(path):
+    torch.save(load_file(path), path.with_name("pytorch_model.bin"))
+    path.unlink()
+
+
 DAMAGE = {
+    "weights as a pickle": lambda folder: pickled(folder / "model.safetensors"),
     "weights cut off": lambda folder: cut(folder / "model.safetensors"),
     "no weights": lambda folder: (folder / "model.safetensors").unlink(),
     "no config": lambda folder: (folder / "config.json").unlink(),

@@ -73,21 +73,42 @@ def test_tokens_at_the_middle_of_an_object_show_its_color_and_place():
         assert (targets.numbers[~shown] == 0).all() and (targets.outline[~shown] == 0).all()
 
 
+def painted_middles(plan):
+    """Where a clip's only object is painted, chunk by chunk: [8, 2], x and y as shares of the picture."""
+    empty = replace(plan, shown=replace(plan.shown, groups=(), places=()))
+    frames, behind = (render_plan(one).frames.astype(int) for one in (plan, empty))
+    painted = [np.argwhere(row)[:, ::-1].mean(axis=0) for row in np.abs(frames - behind).sum(axis=3) > 30]
+    return (np.array(painted).reshape(8, 2, 2).mean(axis=1) + 0.5) / 128
+
+
 @pytest.mark.parametrize("motion", ["right", "still", "orbit"])
 def test_centers_are_where_the_object_is_painted_now_and_a_chunk_before(motion):
     (plan,) = clean_plans(
         lambda p: (p.shown.groups[0].motion, p.shown.groups[0].shape) == (motion, "circle"), 1
     )
-    empty = replace(plan, shown=replace(plan.shown, groups=(), places=()))
-    frames, behind = (render_plan(one).frames.astype(int) for one in (plan, empty))
-    painted = [np.argwhere(row)[:, ::-1].mean(axis=0) for row in np.abs(frames - behind).sum(axis=3) > 30]
-    middles = (np.array(painted).reshape(8, 2, 2).mean(axis=1) + 0.5) / 128
+    middles = painted_middles(plan)
     targets = token_targets(plan, [GRID] * 8)
     centers, shown = targets.center.view(8, 16, 2, 2), (targets.color != NOTHING).view(8, 16)
     assert centers[~shown].isnan().all() and centers[0, :, 1].isnan().all() and shown.any(dim=1).all()
     for k in range(8):
         assert np.abs(centers[k, shown[k], 0].numpy() - middles[k]).max() < 0.01
         assert k == 0 or np.abs(centers[k, shown[k], 1].numpy() - middles[k - 1]).max() < 0.01
+
+
+def test_centers_follow_an_object_that_jumps():
+    plans = (world_plan("train", index) for index in range(3000))
+    plan = next(
+        p
+        for p in plans
+        if [(g.shape, g.count) for g in p.shown.groups] == [("circle", 1)]
+        and [(d.label, d.severity > 0.4) for d in p.defects] == [("jump", True)]
+    )
+    middles = painted_middles(plan)
+    targets = token_targets(plan, [GRID] * 8)
+    centers = targets.center.view(8, 16, 2, 2).nanmean(dim=1).numpy()
+    assert np.abs(centers[:, 0] - middles).max() < 0.01
+    assert np.abs(centers[1:, 1] - middles[:-1]).max() < 0.01
+    assert np.abs(centers[1:, 0] - centers[1:, 1]).max() > 0.1
 
 
 def test_an_object_that_was_not_there_yet_was_nowhere():

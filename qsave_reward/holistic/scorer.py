@@ -16,7 +16,7 @@ import torch
 from transformers import AutoTokenizer
 
 from qsave_reward.checkpoint import Metadata
-from qsave_reward.checkpoint_scorer import CheckpointScorer, refuse_other_weights
+from qsave_reward.checkpoint_scorer import CheckpointScorer, load_weights
 from qsave_reward.errors import AnswerError
 from qsave_reward.holistic.network import HolisticModel
 from qsave_reward.holistic.text import Reading, compose, level_token_ids, pad
@@ -81,10 +81,7 @@ def load_holistic(directory: Path, *, dtype: torch.dtype) -> tuple[Any, Any]:
     Raises:
         ConfigError: when weights are missing or left over.
     """
-    loaded: Any = HolisticModel.from_pretrained(directory, dtype=dtype, output_loading_info=True)
-    model, found = loaded
-    refuse_other_weights(directory, list(found["missing_keys"]), what="lacks")
-    refuse_other_weights(directory, list(found["unexpected_keys"]), what="has unknown")
+    model = load_weights(HolisticModel, directory, dtype=dtype)
     # With its own configuration; that of the whole would be unknown to transformers.
     return model, AutoTokenizer.from_pretrained(directory, config=model.config.text_config)
 

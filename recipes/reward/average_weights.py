@@ -4,7 +4,8 @@
 
 Weights of runs that share most of their training lie in one valley of the loss, and their mean is often
 better than each of them ("model soups", arXiv 2203.05482); weights that were trained apart have no such mean.
-Measure it (`qsave eval`) on clips that choose nothing else. The result has the settings of the last folder, a
+Which mean is best is for clips of validation to say (`qsave eval`), not those of the test. A folder given
+twice has twice the weight. The result has the settings of the last folder, a
 whole checkpoint; folders that the trainer writes while it runs will do for the others.
 """
 
@@ -20,6 +21,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from qsave_reward.checkpoint import read_metadata, write_metadata
+from qsave_reward.checkpoint_scorer import LOADING_FAULTS, load_weights
 from qsave_reward.errors import ConfigError, QSaveError
 
 
@@ -34,7 +36,8 @@ def average_weights(folders: Sequence[Path], out: Path) -> str:
         The revision of the new weights.
 
     Raises:
-        ConfigError: when there are too few folders, `out` exists, or weights do not fit each other.
+        ConfigError: when there are too few folders, `out` exists, a folder has no whole model, or weights do
+            not fit each other.
     """
     if len(folders) < 2:
         raise ConfigError(f"a mean needs at least two checkpoints, got {len(folders)}")
@@ -70,8 +73,10 @@ def average_weights(folders: Sequence[Path], out: Path) -> str:
 
 def _load(folder: Path) -> torch.nn.Module:
     try:
-        model: torch.nn.Module = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
-    except (OSError, ValueError) as error:
+        model: torch.nn.Module = load_weights(AutoModelForImageTextToText, folder, dtype="auto")
+    except ConfigError:
+        raise
+    except LOADING_FAULTS as error:
         raise ConfigError(f"{folder}: expected the weights of a model, got: {error}") from error
     return model
 

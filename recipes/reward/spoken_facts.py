@@ -133,7 +133,9 @@ def check_layers(layers: int) -> None:
 
 
 def word_ids(tokenizer: Any) -> dict[str, list[int]]:
-    """For each kind of fact the first tokens of its words, which stand after a space unless they are letters.
+    """For each kind of fact the first tokens of its words, which stand after a space.
+
+    Letters do not: most are no tokens of qsave-tiny with a space, and all would begin with the space alone.
 
     Raises:
         ConfigError: when two of a kind are the same.
